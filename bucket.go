@@ -1,0 +1,150 @@
+package ratelimit
+
+import (
+	"fmt"
+	"math"
+	"math/bits"
+)
+
+// The token bucket, in integers.
+//
+// Time is counted in ticks of one microsecond. A rate of N tokens per P ticks is reduced by the common
+// divisor, and then a token is made of P units, of which N come back each tick. The state of a bucket is
+// its deficit, the units missing from full, and the tick at which that was so. Nothing is ever rounded,
+// so nothing drifts: Go's int64 and the doubles of Redis' Lua, which are exact below 2^53, agree on every
+// decision and on every stored state.
+//
+// Floats were not taken: at one token per 86.4 s a float level loses microseconds, at 10^9 per second
+// tokens. The instant of fullness ("GCRA") says the same as a deficit and its tick, but cannot be carried
+// over to another rate.
+
+const (
+	// maxUnits bounds a bucket's size, so that sums of two sizes stay exact in a double.
+	maxUnits = 1 << 52
+	// maxDeficit bounds a debt: what is more is forgiven.
+	maxDeficit = 1<<53 - 1
+)
+
+// scale is a Limit in units. Limits that refill alike and differ in capacity share token and perTick.
+type scale struct {
+	capacity int64 // tokens
+	token    int64 // units in a token: P
+	perTick  int64 // units that come back each tick: N
+}
+
+// scaleOf returns l in units, or why it cannot be counted exactly.
+func scaleOf(l Limit) (scale, error) {
+	if err := l.Refill.validate(); err != nil {
+		return scale{}, err
+	}
+	if l.Capacity < 1 {
+		return scale{}, fmt.Errorf("ratelimit: capacity %d of limit %q: must be at least 1", l.Capacity, l)
+	}
+	// N tokens in D nanoseconds are 1000·N in D microseconds. The thousand is reduced first, to stay in 64 bits.
+	perTick, token := int64(l.Refill.Tokens), int64(l.Refill.Per)
+	thousand := int64(1000)
+	d := gcd(thousand, token)
+	thousand, token = thousand/d, token/d
+	d = gcd(perTick, token)
+	perTick, token = perTick/d, token/d
+	if perTick > maxUnits/thousand {
+		return scale{}, fmt.Errorf("ratelimit: refill rate %v: faster than %d tokens a microsecond cannot be counted; use a slower rate",
+			l.Refill, int64(maxUnits)/thousand)
+	}
+	s := scale{capacity: int64(l.Capacity), token: token, perTick: perTick * thousand}
+	if s.capacity > maxUnits/s.token {
+		return scale{}, fmt.Errorf("ratelimit: capacity %d of limit %q: at this rate at most %d can be counted exactly; "+
+			"lower the capacity, or use a rate with rounder numbers", l.Capacity, l, maxUnits/s.token)
+	}
+	return s, nil
+}
+
+func gcd(a, b int64) int64 {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
+}
+
+// size is the deficit of an empty bucket.
+func (s scale) size() int64 { return s.capacity * s.token }
+
+// refill returns what is left of a deficit after so many ticks. Negative time mints nothing.
+func (s scale) refill(deficit, ticks int64) int64 {
+	switch {
+	case ticks <= 0:
+		return deficit
+	case ticks >= s.untilFull(deficit):
+		return 0
+	default:
+		return deficit - ticks*s.perTick
+	}
+}
+
+// untilFull is the number of ticks, rounded up, in which a deficit refills.
+func (s scale) untilFull(deficit int64) int64 {
+	return (deficit + s.perTick - 1) / s.perTick
+}
+
+// admits reports whether n tokens can be taken. A bucket in debt admits nothing, not even a look.
+func (s scale) admits(deficit, n int64) bool {
+	return n <= s.capacity && deficit <= (s.capacity-n)*s.token
+}
+
+// wait is the number of ticks, rounded up, until n tokens are admitted. Only for n up to the capacity.
+func (s scale) wait(deficit, n int64) int64 {
+	return s.untilFull(max(0, deficit-(s.capacity-n)*s.token))
+}
+
+// remaining is the number of whole tokens in the bucket.
+func (s scale) remaining(deficit int64) int64 {
+	return max(0, s.size()-deficit) / s.token
+}
+
+// adjust returns the deficit after n tokens came back (n > 0, never above full) or were taken unasked
+// (n < 0, which may leave a debt).
+func (s scale) adjust(deficit, n int64) int64 {
+	if n >= 0 {
+		return max(0, deficit-s.units(n))
+	}
+	if n == math.MinInt64 {
+		n++
+	}
+	return min(maxDeficit, deficit+s.units(-n))
+}
+
+// units is n tokens in units, saturated.
+func (s scale) units(n int64) int64 {
+	if n > maxDeficit/s.token {
+		return maxDeficit
+	}
+	return n * s.token
+}
+
+// carry takes a deficit over from the limit that it was counted by to s. Partial tokens are rounded up in
+// units, so that versions of a program with old and new limits can take turns without minting. Debts and
+// what a smaller capacity cannot hold are forgiven, so that nobody waits for tokens that the new limit
+// does not know.
+func (s scale) carry(deficit int64, from scale) int64 {
+	if from.capacity == s.capacity && from.token == s.token {
+		return deficit
+	}
+	if from.token != s.token {
+		whole, part := deficit/from.token, deficit%from.token
+		if whole >= s.capacity {
+			return s.size()
+		}
+		deficit = whole*s.token + mulDivUp(part, s.token, from.token)
+	}
+	return min(deficit, s.size())
+}
+
+// mulDivUp is ⌈a·b/c⌉, exact through 128 bits. The quotient must fit an int64.
+func mulDivUp(a, b, c int64) int64 {
+	hi, lo := bits.Mul64(uint64(a), uint64(b))
+	q, r := bits.Div64(hi, lo, uint64(c))
+	if r > 0 {
+		q++
+	}
+	return int64(q)
+}

@@ -1,0 +1,61 @@
+package ratelimit
+
+import (
+	"errors"
+	"time"
+)
+
+// Event is what an observer is told about one decision; see [WithObserver].
+type Event struct {
+	Name    string        // the limiter's
+	Route   string        // the route's pattern, "/users/:id"; "" for no route and outside of a request
+	Key     Key           // what was counted against; prints as a digest
+	Cost    int           // tokens asked for
+	Result  Result        // the decision; zero if Err is not nil
+	Err     error         // why there was none
+	Reason  Reason        // the decision in one word
+	Elapsed time.Duration // how long the store took
+	Waited  time.Duration // how long the request was held back before it went on; see WithMaxWait
+	Waiting int           // how many requests this limiter holds back right now
+}
+
+// Reason says in one word how a request fared. The words are few and fixed, so they fit a metric's label.
+type Reason string
+
+// The reasons of an Event.
+const (
+	ReasonAllowed  Reason = "allowed"
+	ReasonRefused  Reason = "refused"  // the bucket holds too few tokens
+	ReasonCost     Reason = "cost"     // refused: the cost is above the capacity, so waiting does not help
+	ReasonOverflow Reason = "overflow" // refused: the store had no room for the key, and the shared bucket is empty
+	ReasonNoKey    Reason = "no_key"   // refused: the request had no key, and the bucket of such requests is empty
+	ReasonBanned   Reason = "banned"   // refused: the key is shut out; see WithBan
+	ReasonShadow   Reason = "shadow"   // let through, but would have been refused; see WithShadow
+	ReasonStore    Reason = "store"    // no decision: the store could not be asked
+	ReasonForeign  Reason = "foreign"  // no decision: the store holds something else under the key
+	ReasonArgument Reason = "argument" // no decision: the cost or a limit is invalid
+)
+
+// Refused reports whether the request was refused.
+func (e Event) Refused() bool { return e.Err == nil && !e.Result.Allowed }
+
+func reasonOf(key string, r Result, err error) Reason {
+	switch {
+	case err == nil && r.Allowed:
+		return ReasonAllowed
+	case errors.Is(err, ErrArgument):
+		return ReasonArgument
+	case errors.Is(err, ErrForeignState):
+		return ReasonForeign
+	case err != nil:
+		return ReasonStore
+	case r.RetryAfter == Never:
+		return ReasonCost
+	case r.Source == SourceOverflow:
+		return ReasonOverflow
+	case key == "":
+		return ReasonNoKey
+	default:
+		return ReasonRefused
+	}
+}

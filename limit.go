@@ -1,0 +1,185 @@
+package ratelimit
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Rate is how fast a bucket refills: Tokens come back over every Per, evenly, not all at once.
+// The zero Rate is invalid. Rates are comparable, and print as "10/s", "100/m", "1/86.4s".
+type Rate struct {
+	Tokens int
+	Per    time.Duration
+}
+
+const day = 24 * time.Hour
+
+// PerSecond is a refill of so many tokens a second: PerSecond(10) is "10/s", one token each 100 ms.
+func PerSecond(tokens int) Rate { return Rate{tokens, time.Second} }
+
+// PerMinute is a refill of so many tokens a minute: PerMinute(100) is "100/m", one token each 600 ms.
+func PerMinute(tokens int) Rate { return Rate{tokens, time.Minute} }
+
+// PerHour is a refill of so many tokens an hour: PerHour(1000) is "1000/h", one token each 3.6 s.
+func PerHour(tokens int) Rate { return Rate{tokens, time.Hour} }
+
+// PerDay is a refill of so many tokens in 24 hours: PerDay(1000) is "1000/d", one token each 86.4 s.
+func PerDay(tokens int) Rate { return Rate{tokens, day} }
+
+// Every is a refill of one token per interval: Every(86400*time.Millisecond) is "1/86.4s".
+func Every(interval time.Duration) Rate { return Rate{1, interval} }
+
+// String returns the text form, for example "10/s" or "1/86.4s".
+func (r Rate) String() string {
+	return strconv.Itoa(r.Tokens) + "/" + formatPer(r.Per)
+}
+
+// MarshalText returns the text form. A rate that does not refill is an error.
+func (r Rate) MarshalText() ([]byte, error) {
+	if err := r.validate(); err != nil {
+		return nil, err
+	}
+	return []byte(r.String()), nil
+}
+
+// UnmarshalText reads the text form: tokens, a slash, and a unit (s, m, h, d) or a duration
+// ("10/s", "7/3s", "1/86.4s", "1/30d", "5/1h30m").
+func (r *Rate) UnmarshalText(text []byte) error {
+	rate, err := parseRate(string(text))
+	if err != nil {
+		return err
+	}
+	*r = rate
+	return nil
+}
+
+func (r Rate) validate() error {
+	switch {
+	case r.Tokens < 1:
+		return fmt.Errorf("ratelimit: refill rate %v: tokens must be at least 1, for example PerSecond(10)", r)
+	case r.Per <= 0:
+		return fmt.Errorf("ratelimit: refill rate %v: the period must be positive, for example PerSecond(10)", r)
+	}
+	return nil
+}
+
+// Limit is one token bucket: Capacity is the largest burst in tokens, Refill the long-term rate.
+// Limits are comparable. The text form is the rate, and the burst where it is not the rate's tokens:
+// "10/s", "100/m burst 200", "1/86.4s burst 5000".
+type Limit struct {
+	Capacity int
+	Refill   Rate
+}
+
+// String returns the text form, for example "100/m burst 200".
+func (l Limit) String() string {
+	if l.Capacity == l.Refill.Tokens {
+		return l.Refill.String()
+	}
+	return l.Refill.String() + " burst " + strconv.Itoa(l.Capacity)
+}
+
+// MarshalText returns the text form. A limit that [Limit.Validate] rejects is an error.
+func (l Limit) MarshalText() ([]byte, error) {
+	if err := l.Validate(); err != nil {
+		return nil, err
+	}
+	return []byte(l.String()), nil
+}
+
+// UnmarshalText reads the text form, so that limits can stand in JSON, YAML, flags and environment
+// variables. Without "burst" the capacity is the rate's tokens.
+func (l *Limit) UnmarshalText(text []byte) error {
+	rateText, burstText, hasBurst := strings.Cut(string(text), "burst")
+	rate, err := parseRate(strings.TrimSpace(rateText))
+	if err != nil {
+		return err
+	}
+	limit := Limit{Capacity: rate.Tokens, Refill: rate}
+	if hasBurst {
+		if limit.Capacity, err = strconv.Atoi(strings.TrimSpace(burstText)); err != nil {
+			return fmt.Errorf("ratelimit: limit %q: the burst must be a whole number, as in \"100/m burst 200\"", clip(string(text)))
+		}
+	}
+	if err := limit.Validate(); err != nil {
+		return err
+	}
+	*l = limit
+	return nil
+}
+
+// Validate reports why a bucket cannot be made of l: tokens, period or capacity below one, or a
+// capacity so large for its rate that the bucket could not be counted exactly. Every limit that it
+// accepts is decided exactly, without rounding, by every store.
+func (l Limit) Validate() error {
+	_, err := scaleOf(l)
+	return err
+}
+
+var errRateForm = errors.New(`want tokens/period, as in "10/s", "100/m" or "1/86.4s"`)
+
+func parseRate(text string) (Rate, error) {
+	tokensText, perText, _ := strings.Cut(text, "/")
+	tokens, err := strconv.Atoi(tokensText)
+	if err != nil {
+		return Rate{}, fmt.Errorf("ratelimit: rate %q: %w", clip(text), errRateForm)
+	}
+	per, err := parsePer(perText)
+	if err != nil {
+		return Rate{}, fmt.Errorf("ratelimit: rate %q: %w", clip(text), errRateForm)
+	}
+	rate := Rate{tokens, per}
+	return rate, rate.validate()
+}
+
+// parsePer reads a bare unit ("m"), days, which time.ParseDuration does not know ("30d"), or a duration.
+func parsePer(text string) (time.Duration, error) {
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		if days == "" {
+			return day, nil
+		}
+		n, err := strconv.ParseUint(days, 10, 32)
+		if err != nil || time.Duration(n) > math.MaxInt64/day {
+			return 0, errRateForm
+		}
+		return time.Duration(n) * day, nil
+	}
+	switch text {
+	case "s", "m", "h":
+		text = "1" + text
+	}
+	return time.ParseDuration(text)
+}
+
+func formatPer(per time.Duration) string {
+	for _, unit := range []struct {
+		name string
+		size time.Duration
+	}{{"d", day}, {"h", time.Hour}, {"m", time.Minute}, {"s", time.Second}} {
+		switch {
+		case per == unit.size:
+			return unit.name
+		case per > 0 && per%unit.size == 0:
+			return strconv.FormatInt(int64(per/unit.size), 10) + unit.name
+		}
+	}
+	if per < time.Second {
+		return per.String()
+	}
+	// Whole nanoseconds in decimal seconds; Duration.String would say 1m26.4s.
+	fraction := fmt.Sprintf("%09d", per%time.Second)
+	return strconv.FormatInt(int64(per/time.Second), 10) + "." + strings.TrimRight(fraction, "0") + "s"
+}
+
+// clip keeps what is quoted in an error short: configuration may be anything.
+func clip(text string) string {
+	const most = 64
+	if len(text) <= most {
+		return text
+	}
+	return text[:most] + "…"
+}

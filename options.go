@@ -1,0 +1,196 @@
+package ratelimit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/gin-gonic/gin"
+)
+
+// Option configures [New] and [NewLimiter].
+type Option func(*config)
+
+// config is what options set; nil and zero mean "not said".
+type config struct {
+	refill      Rate
+	hasRefill   bool
+	capacity    int
+	hasCapacity bool
+	further     []Limit
+	names       []string
+	store       Store
+	limitFunc   func(*gin.Context) []Limit
+	key         KeyFunc
+	cost        func(*gin.Context) int
+	headers     []HeaderFunc
+	denied      func(*gin.Context, Result)
+	failed      func(*gin.Context, error)
+	observers   []func(context.Context, Event)
+	nils        []string // options that were given nil
+}
+
+func (c *config) notNil(isNil bool, option, example string) {
+	if isNil {
+		c.nils = append(c.nils, option+"(nil): needs "+example)
+	}
+}
+
+// WithRefillRate sets how fast a bucket refills, which is the rate in the long run: PerSecond(10). It is the
+// one required option.
+func WithRefillRate(rate Rate) Option {
+	return func(c *config) { c.refill, c.hasRefill = rate, true }
+}
+
+// WithCapacity sets how many tokens a bucket holds, which is the largest burst. Default: the tokens of
+// [WithRefillRate], so that PerSecond(10) holds 10.
+func WithCapacity(tokens int) Option {
+	return func(c *config) { c.capacity, c.hasCapacity = tokens, true }
+}
+
+// WithLimit adds a bucket that must have room too: 10 a second, and no more than 1,000 an hour. A request is
+// charged to all buckets or to none. Repeatable.
+func WithLimit(limit Limit) Option {
+	return func(c *config) { c.further = append(c.further, limit) }
+}
+
+// WithLimitFunc sets limits by request, for example by the client's plan. Where f returns none, the static
+// limits hold. A client whose limits change keeps its buckets, matched by position. f must be safe for
+// concurrent use; the slice it returns is only read. An invalid limit goes to the error handler.
+func WithLimitFunc(f func(*gin.Context) []Limit) Option {
+	return func(c *config) {
+		c.notNil(f == nil, "WithLimitFunc", "a function")
+		c.limitFunc = f
+	}
+}
+
+// WithKeyFunc sets what a request is counted against. Default: [ByClientIP].
+func WithKeyFunc(key KeyFunc) Option {
+	return func(c *config) {
+		c.notNil(key == nil, "WithKeyFunc", "a KeyFunc, for example ByClientIP")
+		c.key = key
+	}
+}
+
+// WithStore sets where buckets live. Default: a [MemoryStore] of the limiter's own. A store may serve many
+// limiters, so it requires [WithName], which keeps their buckets apart.
+func WithStore(store Store) Option {
+	return func(c *config) {
+		c.notNil(store == nil, "WithStore", "a Store, for example NewMemoryStore()")
+		c.store = store
+	}
+}
+
+// WithName names the limiter: the namespace of its keys in the store, its policy in headers, its label in
+// metrics. Up to 64 printable ASCII characters without ':', '"' and '\'. Limiters of one name on one store
+// share their buckets. Default: "default".
+func WithName(name string) Option {
+	return func(c *config) { c.names = append(c.names, name) }
+}
+
+// WithCost sets how many tokens a request takes. Default: 1. A request of cost 0 is let through as long as
+// the bucket is not in debt, one above the capacity is refused for good, and a negative cost goes to the
+// error handler.
+func WithCost(cost func(*gin.Context) int) Option {
+	return func(c *config) {
+		c.notNil(cost == nil, "WithCost", "a function")
+		c.cost = cost
+	}
+}
+
+// WithHeaders sets what the response's headers say of the decision: any of [XHeaders], [IETFHeaders] and your
+// own, or [NoHeaders]. Default: XHeaders. Retry-After is sent on every refusal, whatever is set here.
+func WithHeaders(write ...HeaderFunc) Option {
+	return func(c *config) {
+		c.notNil(len(write) == 0 || slices.ContainsFunc(write, func(w HeaderFunc) bool { return w == nil }),
+			"WithHeaders", "HeaderFuncs; NoHeaders sends none")
+		c.headers = write
+	}
+}
+
+// WithDeniedHandler sets what answers a refused request: [DenyJSON], [DenyProblem] or your own. The request
+// is aborted afterwards in any case. Default: DenyJSON.
+func WithDeniedHandler(denied func(*gin.Context, Result)) Option {
+	return func(c *config) {
+		c.notNil(denied == nil, "WithDeniedHandler", "a function, for example DenyJSON")
+		c.denied = denied
+	}
+}
+
+// WithErrorHandler sets what happens to a request that could not be decided: [FailOpen], [FailClosed] or your
+// own, which aborts c or lets the request through. Default: FailOpen.
+func WithErrorHandler(failed func(*gin.Context, error)) Option {
+	return func(c *config) {
+		c.notNil(failed == nil, "WithErrorHandler", "a function, for example FailClosed")
+		c.failed = failed
+	}
+}
+
+// WithObserver tells observe of every decision, for metrics and logs: [Stats.Observe], [LogObserver]. It is
+// called on the request's goroutine, with no locks held, and must be safe for concurrent use. Repeatable.
+func WithObserver(observe func(context.Context, Event)) Option {
+	return func(c *config) {
+		c.notNil(observe == nil, "WithObserver", "a function, for example NewStats().Observe")
+		c.observers = append(c.observers, observe)
+	}
+}
+
+// validate returns every mistake at once, with the fix.
+func (c *config) validate() error {
+	var errs []error
+	mistake := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("ratelimit: "+format, args...))
+	}
+	if !c.hasRefill {
+		mistake("WithRefillRate is missing: say how fast buckets refill, for example WithRefillRate(PerSecond(10))")
+	} else if err := c.refill.validate(); err != nil {
+		mistake("WithRefillRate(%v): tokens and period must be positive, for example PerSecond(10)", c.refill)
+	} else if c.hasCapacity && c.capacity < 1 {
+		mistake("WithCapacity(%d): must be at least 1", c.capacity)
+	} else if err := c.limit().Validate(); err != nil {
+		errs = append(errs, err)
+	}
+	for _, limit := range c.further {
+		if err := limit.Validate(); err != nil {
+			mistake("WithLimit(%v): %w", limit, err)
+		}
+	}
+	switch {
+	case len(c.names) > 1:
+		mistake("WithName(%q): the limiter is already named %q; give one name", clip(c.names[1]), clip(c.names[0]))
+	case len(c.names) == 1:
+		if reason := checkName(c.names[0]); reason != "" {
+			mistake("WithName(%q): %s", clip(c.names[0]), reason)
+		}
+	case c.store != nil:
+		mistake("WithStore needs WithName: a store may serve many limiters, and the name keeps their buckets apart; " +
+			"for example WithName(\"login\")")
+	}
+	for _, text := range c.nils {
+		mistake("%s", text)
+	}
+	return errors.Join(errs...)
+}
+
+// limit is the bucket of WithRefillRate and WithCapacity.
+func (c *config) limit() Limit {
+	if c.hasCapacity {
+		return Limit{Capacity: c.capacity, Refill: c.refill}
+	}
+	return Limit{Capacity: c.refill.Tokens, Refill: c.refill}
+}
+
+// checkName says what is wrong with a name. Names stand unescaped in structured fields and before a ':' in keys.
+func checkName(name string) string {
+	const longest = 64
+	if name == "" || len(name) > longest {
+		return fmt.Sprintf("must have 1 to %d characters", longest)
+	}
+	for _, r := range name {
+		if r < ' ' || r > '~' || r == ':' || r == '"' || r == '\\' {
+			return fmt.Sprintf("must not contain %q; use printable ASCII without ':', '\"' and '\\'", r)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,215 @@
+package ratelimit
+
+import (
+	"context"
+	"crypto/sha1" //nolint:gosec // The name by which Redis knows a script.
+	_ "embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+//go:embed store_redis.lua
+var redisScript string
+
+var redisScriptSHA = func() string {
+	sum := sha1.Sum([]byte(redisScript)) //nolint:gosec // See the import.
+	return hex.EncodeToString(sum[:])
+}()
+
+// RedisStore keeps buckets in Redis, for deployments of several instances. A decision is one script, run
+// atomically in one round trip on the server's clock, so that clients with different clocks agree.
+//
+// It works with Redis 5 to 8 and what speaks its protocol, on one server, behind Sentinel, on a cluster
+// and on a Ring (which hands out fresh buckets for the keys that move when it is rehashed). The smallest
+// ACL is
+//
+//	~ratelimit:* nocommands +evalsha +eval +get +set +time
+//
+// and +cluster|slots on a cluster. Every key expires once its buckets are full. Run Redis with
+// maxmemory-policy noeviction: a key that is evicted is a bucket refilled.
+type RedisStore struct {
+	client redis.UniversalClient
+	prefix string
+	budget time.Duration
+}
+
+// RedisOption configures [NewRedisStore].
+type RedisOption func(*redisConfig)
+
+type redisConfig struct {
+	prefix  string
+	timeout time.Duration
+}
+
+// WithKeyPrefix sets what every key in Redis begins with. Default: "ratelimit:". A hash tag in it
+// ("{ratelimit}:") puts all keys on one node of a cluster, which is rarely wanted.
+func WithKeyPrefix(prefix string) RedisOption { return func(c *redisConfig) { c.prefix = prefix } }
+
+// WithTimeout sets how long one decision may take, waiting for a connection included. What takes longer is
+// an error, for the limiter's error handler. It replaces the client's own timeouts and the request's
+// cancellation: a client that hangs up must not look like a store that fails. Default: 50 ms.
+func WithTimeout(budget time.Duration) RedisOption {
+	return func(c *redisConfig) { c.timeout = budget }
+}
+
+// NewRedisStore returns a store on client, which stays the caller's to close. Redis need not be up yet.
+//
+// A *redis.Client, for one server or by NewFailoverClient, works as it is. A *redis.ClusterClient and a
+// *redis.Ring must be made with ContextTimeoutEnabled: true, because without it go-redis waits for its own
+// timeouts, which are seconds, and not for [WithTimeout]; otherwise the error says so. Whatever retries the
+// client is configured for, a take is sent at most once.
+func NewRedisStore(client redis.UniversalClient, opts ...RedisOption) (*RedisStore, error) {
+	config := redisConfig{prefix: "ratelimit:", timeout: 50 * time.Millisecond}
+	for _, opt := range opts {
+		opt(&config)
+	}
+	var errs []error
+	if config.timeout <= 0 {
+		errs = append(errs, fmt.Errorf("ratelimit: WithTimeout(%v): must be positive, for example 50*time.Millisecond", config.timeout))
+	}
+	client, err := withBudget(client, config.timeout)
+	if err := errors.Join(append(errs, err)...); err != nil {
+		return nil, err
+	}
+	return &RedisStore{client: client, prefix: config.prefix, budget: config.timeout}, nil
+}
+
+// withBudget returns client, or one on the same connections, that gives up when a call's context does.
+func withBudget(client redis.UniversalClient, budget time.Duration) (redis.UniversalClient, error) {
+	kept, kind := false, ""
+	switch c := client.(type) {
+	case nil:
+		return nil, errors.New("ratelimit: NewRedisStore(nil): needs a client, for example redis.NewClient(&redis.Options{Addr: \"localhost:6379\"})")
+	case *redis.Client:
+		if c == nil {
+			return withBudget(nil, budget)
+		}
+		if c.Options().ContextTimeoutEnabled {
+			return c, nil
+		}
+		// WithTimeout's options are a copy of the client's, so that setting one there changes nothing else.
+		// The timeout alone would not do: it is granted anew to each write and read of a take.
+		clone := c.WithTimeout(budget)
+		clone.Options().ContextTimeoutEnabled = true
+		return clone, nil
+	case *redis.ClusterClient:
+		kept, kind = c.Options().ContextTimeoutEnabled, "redis.ClusterOptions"
+	case *redis.Ring:
+		kept, kind = c.Options().ContextTimeoutEnabled, "redis.RingOptions"
+	default:
+		return nil, fmt.Errorf("ratelimit: NewRedisStore(%T): whether it keeps a time budget cannot be seen; "+
+			"pass the *redis.Client, *redis.ClusterClient or *redis.Ring itself", client)
+	}
+	if !kept {
+		return nil, fmt.Errorf("ratelimit: NewRedisStore(%T): it waits for its own timeouts instead of WithTimeout's; "+
+			"make it with ContextTimeoutEnabled: true in %s", client, kind)
+	}
+	return client, nil
+}
+
+// Take implements [Store].
+func (s *RedisStore) Take(ctx context.Context, key string, n int, limits []Limit) (Result, error) {
+	if err := checkTake(n); err != nil {
+		return Result{}, err
+	}
+	scales, reply, err := s.decide(ctx, "take", key, int64(n), limits)
+	if err != nil {
+		return Result{}, err
+	}
+	return resultOf(SourceRedis, reply[0] == 1, int64(n), limits, scales, reply[2:], reply[1]), nil
+}
+
+// Adjust implements [Store].
+func (s *RedisStore) Adjust(ctx context.Context, key string, n int, limits []Limit) (Result, error) {
+	scales, reply, err := s.decide(ctx, "adjust", key, int64(n), limits)
+	if err != nil {
+		return Result{}, err
+	}
+	return lookOf(SourceRedis, limits, scales, reply[2:], reply[1]), nil
+}
+
+// Reset implements [Store].
+func (s *RedisStore) Reset(ctx context.Context, key string) error {
+	_, err := s.run(ctx, 2, s.prefix+escapeKey(key), "reset", "0")
+	return err
+}
+
+func (s *RedisStore) decide(ctx context.Context, op, key string, n int64, limits []Limit) ([]scale, []int64, error) {
+	scales, err := appendScales(make([]scale, 0, len(limits)), limits)
+	if err != nil {
+		return nil, nil, err
+	}
+	// Beyond 2^53 a double is not exact, and no bucket is that large.
+	n = max(-maxDeficit, min(n, maxDeficit))
+	args := make([]any, 0, 2+3*len(scales))
+	args = append(args, op, strconv.FormatInt(n, 10))
+	for _, scale := range scales {
+		args = append(args, strconv.FormatInt(scale.capacity, 10), strconv.FormatInt(scale.token, 10), strconv.FormatInt(scale.perTick, 10))
+	}
+	reply, err := s.run(ctx, 2+len(scales), s.prefix+escapeKey(key), args...)
+	return scales, reply, err
+}
+
+// run sends the script within the budget, and returns its reply of so many numbers.
+func (s *RedisStore) run(ctx context.Context, numbers int, key string, args ...any) ([]int64, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.budget)
+	defer cancel()
+	reply, err := s.send(ctx, append([]any{"evalsha", redisScriptSHA, 1, key}, args...))
+	if redis.HasErrorPrefix(err, "NOSCRIPT") {
+		// Nothing ran, so it is safe to send again. EVAL also caches the script on that node.
+		reply, err = s.send(ctx, append([]any{"eval", redisScript, 1, key}, args...))
+	}
+	switch {
+	case redis.HasErrorPrefix(err, "FOREIGN"), redis.HasErrorPrefix(err, "WRONGTYPE"):
+		return nil, fmt.Errorf("ratelimit: redis key %q: %w; delete it, or use another WithKeyPrefix: %w", clip(key), ErrForeignState, err)
+	case err != nil:
+		return nil, fmt.Errorf("ratelimit: redis: %w", err)
+	case len(reply) != numbers:
+		return nil, fmt.Errorf("ratelimit: redis: reply %v: want %d numbers", reply, numbers)
+	}
+	return reply, nil
+}
+
+func (s *RedisStore) send(ctx context.Context, args []any) ([]int64, error) {
+	cmd := onceCmd{redis.NewIntSliceCmd(ctx, args...)}
+	_ = s.client.Process(ctx, cmd) // The error is the command's.
+	return cmd.Result()
+}
+
+// onceCmd is not sent again when its reply is lost: the script may have run, and a second run charges twice.
+type onceCmd struct{ *redis.IntSliceCmd }
+
+// NoRetry implements redis.Cmder.
+func (onceCmd) NoRetry() bool { return true }
+
+// escapeKey makes a key safe for Redis Cluster, where braces choose the slot, and legible in a terminal. It
+// is injective: what it changes is escaped as in URLs, "%" included.
+func escapeKey(key string) string {
+	plain := func(b byte) bool { return b > ' ' && b < 0x7f && b != '{' && b != '}' && b != '%' }
+	i := 0
+	for i < len(key) && plain(key[i]) {
+		i++
+	}
+	if i == len(key) {
+		return key
+	}
+	var escaped strings.Builder
+	escaped.WriteString(key[:i])
+	for ; i < len(key); i++ {
+		if plain(key[i]) {
+			escaped.WriteByte(key[i])
+		} else {
+			const hexDigits = "0123456789ABCDEF"
+			escaped.WriteByte('%')
+			escaped.WriteByte(hexDigits[key[i]>>4])
+			escaped.WriteByte(hexDigits[key[i]&15])
+		}
+	}
+	return escaped.String()
+}
