@@ -107,12 +107,15 @@ func appendScales(scales []scale, limits []Limit) ([]scale, error) {
 	for _, limit := range limits {
 		s, err := scaleOf(limit)
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrArgument, err)
+			return nil, argumentError(err)
 		}
 		scales = append(scales, s)
 	}
 	return scales, nil
 }
+
+// argumentError marks an error about a limit.
+func argumentError(err error) error { return fmt.Errorf("%w: %w", err, ErrArgument) }
 
 // resultOf describes a decision about n tokens by the deficits it left behind. late is how far, in ticks,
 // the store's clock is behind the state: nothing refills until it has caught up.
@@ -120,36 +123,37 @@ func resultOf(source Source, allowed bool, n int64, limits []Limit, scales []sca
 	decider, most := 0, int64(-1)
 	for i, s := range scales {
 		// What makes a limit decide: the longest wait, or the fewest tokens, counted so that more is stronger.
-		var weight int64
+		weight := int64(math.MaxInt64)
 		switch {
 		case allowed:
-			weight = math.MaxInt64 - s.remaining(deficits[i])
-		case n > s.capacity:
-			weight = math.MaxInt64
-		default:
+			weight -= s.remaining(deficits[i])
+		case n <= s.capacity:
 			weight = s.wait(deficits[i], n)
 		}
 		if weight > most {
 			decider, most = i, weight
 		}
 	}
-	s, deficit := scales[decider], deficits[decider]
+	return describe(source, allowed, n, limits[decider], scales[decider], deficits[decider], late)
+}
+
+// describe is resultOf for one limit.
+func describe(source Source, allowed bool, n int64, limit Limit, s scale, deficit, late int64) Result {
 	result := Result{
-		Allowed:    allowed,
-		Source:     source,
-		Limit:      limits[decider],
-		Remaining:  int(s.remaining(deficit)),
-		ResetAfter: ticksToDuration(s.untilFull(deficit) + late),
+		Allowed:   allowed,
+		Source:    source,
+		Limit:     limit,
+		Remaining: int(s.remaining(deficit)),
+	}
+	if deficit > 0 {
+		result.ResetAfter = ticksToDuration(s.untilFull(deficit) + late)
 	}
 	switch {
 	case allowed:
 	case n > s.capacity:
 		result.RetryAfter = Never
 	default:
-		result.RetryAfter = ticksToDuration(most + late)
-	}
-	if deficit == 0 {
-		result.ResetAfter = 0
+		result.RetryAfter = ticksToDuration(s.wait(deficit, n) + late)
 	}
 	return result
 }

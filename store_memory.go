@@ -4,33 +4,33 @@ import (
 	"context"
 	"fmt"
 	"hash/maphash"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// MemoryStore keeps buckets in this process.
+// MemoryStore keeps buckets in this process. It is exact per key, scales with cores, and needs no closing: it
+// owns no goroutine and no timer. A bucket that is full again equals one that does not exist, so its place is
+// given to others as they come, and nothing is lost by it.
+//
+// A key costs 50 to 100 bytes, whatever its length; see [WithMaxKeys] for how many there can be. A process
+// that restarts starts with full buckets, and each process counts alone: for several, use [RedisStore].
 type MemoryStore struct {
-	base   time.Time
+	base   time.Time // tick 0, by the monotonic clock
 	seed   maphash.Seed
-	shards []memoryShard
+	long   maphash.Seed  // of the second hash of long keys
+	shards []memoryShard // a power of two
+	limits limitTable
 }
 
+// memoryShard is one part of the keys, padded to its own cache line.
 type memoryShard struct {
-	mu       sync.Mutex
-	entries  map[string]*memoryEntry
-	overflow map[string]*memoryEntry
-	most     int
-}
-
-type memoryEntry struct {
-	last   int64 // tick of the deficits
-	levels []level
-}
-
-type level struct {
-	scale   scale
-	deficit int64
+	mu      sync.Mutex                // guards all but the slots of table
+	table   atomic.Pointer[slotTable] // keys under one limit; replaced under mu, read without
+	wide    map[string]*wideBucket    // keys that no slot can hold, nil until there is one
+	shared  map[string]*wideBucket    // overflow buckets, by the text of their limits
+	maxKeys int
+	_       [64 - 48]byte
 }
 
 // MemoryOption configures [NewMemoryStore].
@@ -38,10 +38,16 @@ type MemoryOption func(*memoryConfig)
 
 type memoryConfig struct{ maxKeys int }
 
-// WithMaxKeys bounds how many keys the store holds.
+// WithMaxKeys bounds how many keys the store holds. Default: 1<<20, which is about 64 MiB when full.
+//
+// Keys whose buckets are full again give way to new ones, losing nothing. Once the store holds nothing else
+// than buckets in use, new keys share overflow buckets, one per set of limits and shard (there are up to 256),
+// and the Result says so by [SourceOverflow]: a flood of keys throttles new keys together, and never resets
+// one that is drained. Keys are spread over the shards by a random hash, so that the first shard may be full
+// when the store is not quite.
 func WithMaxKeys(keys int) MemoryOption { return func(c *memoryConfig) { c.maxKeys = keys } }
 
-// NewMemoryStore returns an empty store.
+// NewMemoryStore returns an empty store. It panics if WithMaxKeys is given less than 1.
 func NewMemoryStore(opts ...MemoryOption) *MemoryStore {
 	config := memoryConfig{maxKeys: 1 << 20}
 	for _, opt := range opts {
@@ -50,13 +56,19 @@ func NewMemoryStore(opts ...MemoryOption) *MemoryStore {
 	if config.maxKeys < 1 {
 		panic(fmt.Sprintf("ratelimit: WithMaxKeys(%d): must be at least 1", config.maxKeys))
 	}
+	// Shards bound how long an insert may hold others up, which is while a table grows: 256 make that some
+	// 100 µs at a million keys. Small stores need no more than keeps a shard's luck in the hash small.
+	const (
+		mostShards     = 256
+		keysWorthShard = 1024
+	)
 	shards := 1
-	for shards < 64 && config.maxKeys/shards >= 512 {
+	for shards < mostShards && config.maxKeys/(2*shards) >= keysWorthShard {
 		shards *= 2
 	}
-	m := &MemoryStore{base: time.Now(), seed: maphash.MakeSeed(), shards: make([]memoryShard, shards)}
+	m := &MemoryStore{base: time.Now(), seed: maphash.MakeSeed(), long: maphash.MakeSeed(), shards: make([]memoryShard, shards)}
 	for i := range m.shards {
-		m.shards[i] = memoryShard{entries: map[string]*memoryEntry{}, overflow: map[string]*memoryEntry{}, most: config.maxKeys / shards}
+		m.shards[i].maxKeys = config.maxKeys / shards
 	}
 	return m
 }
@@ -66,118 +78,211 @@ func (m *MemoryStore) Take(_ context.Context, key string, n int, limits []Limit)
 	if err := checkTake(n); err != nil {
 		return Result{}, err
 	}
-	return m.do(key, int64(n), limits, false)
+	return m.apply(key, change{n: int64(n)}, limits)
 }
 
 // Adjust implements [Store].
 func (m *MemoryStore) Adjust(_ context.Context, key string, n int, limits []Limit) (Result, error) {
-	return m.do(key, int64(n), limits, true)
+	return m.apply(key, change{n: int64(n), adjust: true}, limits)
 }
 
 // Reset implements [Store].
 func (m *MemoryStore) Reset(_ context.Context, key string) error {
-	s := m.shard(key)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.entries, key)
+	id := m.identify(key)
+	shard := m.shard(id)
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if t := shard.table.Load(); t != nil {
+		if s := t.find(id); s != nil {
+			t.kill(s)
+		}
+	}
+	delete(shard.wide, key)
 	return nil
 }
 
-// Len returns the number of keys held.
+// Len returns how many keys the store holds. Some of them may be full again.
 func (m *MemoryStore) Len() int {
-	n := 0
+	keys := 0
 	for i := range m.shards {
-		s := &m.shards[i]
-		s.mu.Lock()
-		n += len(s.entries)
-		s.mu.Unlock()
+		shard := &m.shards[i]
+		shard.mu.Lock()
+		keys += shard.keys()
+		shard.mu.Unlock()
 	}
-	return n
+	return keys
 }
 
-func (m *MemoryStore) shard(key string) *memoryShard {
-	return &m.shards[maphash.String(m.seed, key)&uint64(len(m.shards)-1)]
+// change is what is to be done to a bucket: a take of n, or an adjustment by n.
+type change struct {
+	n      int64
+	adjust bool
 }
 
-func (m *MemoryStore) do(key string, n int64, limits []Limit, adjust bool) (Result, error) {
-	var scaleRoom [4]scale
-	scales, err := appendScales(scaleRoom[:0], limits)
+// of returns the deficit after the change, and whether it is allowed; if not, the deficit is as before.
+func (c change) of(s scale, deficit int64) (int64, bool) {
+	switch {
+	case c.adjust:
+		return s.adjust(deficit, c.n), true
+	case s.admits(deficit, c.n):
+		return deficit + c.n*s.token, true
+	default:
+		return deficit, false
+	}
+}
+
+// result describes the change's outcome.
+func (c change) result(source Source, allowed bool, limit Limit, s scale, deficit int64) Result {
+	if c.adjust {
+		return describe(source, s.admits(deficit, 0), 0, limit, s, deficit, 0)
+	}
+	return describe(source, allowed, c.n, limit, s, deficit, 0)
+}
+
+// apply changes key's buckets: without a lock where the key has a slot, as all keys under one limit do after
+// their first take, or under the shard's.
+func (m *MemoryStore) apply(key string, c change, limits []Limit) (Result, error) {
+	id := m.identify(key)
+	shard := m.shard(id)
+	if len(limits) == 1 {
+		if t := shard.table.Load(); t != nil {
+			if s := t.find(id); s != nil {
+				if l := m.limits.at(s.limit()); l.Limit == limits[0] {
+					if deficit, allowed, ok := s.apply(m, l, c); ok {
+						return c.result(SourceMemory, allowed, l.Limit, l.scale, deficit), nil
+					}
+				}
+			}
+		}
+	}
+	return m.applyLocked(shard, id, key, c, limits)
+}
+
+func (m *MemoryStore) applyLocked(shard *memoryShard, id slotKey, key string, c change, limits []Limit) (Result, error) {
+	var room [4]scale
+	var single *internedLimit
+	scales, err := room[:1], error(nil)
+	if len(limits) == 1 {
+		single, err = m.limits.intern(limits[0])
+	}
+	if single != nil {
+		scales[0] = single.scale
+	} else if err == nil {
+		scales, err = appendScales(room[:0], limits)
+	}
 	if err != nil {
-		return Result{}, err
+		return Result{}, argumentError(err)
 	}
-	var deficitRoom [4]int64
-	deficits := deficitRoom[:0]
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	now := m.now() // Read under the lock, so that time does not go backwards within a bucket.
 
-	s := m.shard(key)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := int64(time.Since(m.base) / time.Microsecond)
-	source := SourceMemory
-	e := s.entries[key]
-	if e == nil && len(s.entries) >= s.most {
-		s.evict(now, 16)
-		if len(s.entries) >= s.most {
-			source = SourceOverflow
-			key = fmt.Sprint(limits)
-			e = s.overflow[key]
+	var s *slot
+	t := shard.table.Load()
+	if t != nil {
+		s = t.find(id)
+	}
+	b := shard.wide[key]
+	if s == nil && b == nil && shard.keys() >= shard.maxKeys {
+		shard.evict(m, now, evictAtCap)
+		if shard.keys() >= shard.maxKeys {
+			return shard.applyShared(now, c, limits, scales), nil
 		}
 	}
-	allowed := true
-	for i, scale := range scales {
-		var d int64
-		if e != nil && i < len(e.levels) {
-			d = scale.refill(scale.carry(e.levels[i].deficit, e.levels[i].scale), now-e.last)
+	if b == nil && single != nil && now <= single.horizon {
+		if s == nil {
+			return shard.insert(m, id, now, c, single), nil
 		}
-		deficits = append(deficits, d)
-		allowed = allowed && (adjust || scale.admits(d, n))
-	}
-	if allowed && n != 0 {
-		for i, scale := range scales {
-			if adjust {
-				deficits[i] = scale.adjust(deficits[i], n)
-			} else {
-				deficits[i] = scale.adjust(deficits[i], -n)
+		if s.limit() == single.id {
+			if deficit, allowed, ok := s.apply(m, single, c); ok {
+				return c.result(SourceMemory, allowed, single.Limit, single.scale, deficit), nil
 			}
 		}
-		if e == nil {
-			e = &memoryEntry{}
-			if source == SourceOverflow {
-				s.overflow[key] = e
-			} else {
-				s.evict(now, 2)
-				s.entries[strings.Clone(key)] = e
-			}
-		}
-		for i := range e.levels {
-			e.levels[i].deficit = e.levels[i].scale.refill(e.levels[i].deficit, now-e.last)
-		}
-		for i, scale := range scales {
-			l := level{scale, deficits[i]}
-			if i < len(e.levels) {
-				e.levels[i] = l
-			} else {
-				e.levels = append(e.levels, l)
-			}
-		}
-		e.last = now
 	}
-	if adjust {
-		return lookOf(source, limits, scales, deficits, 0), nil
+	if s != nil {
+		// The limit is another one, or there are several now: the bucket moves to where it can be any.
+		b = widen(m, t.kill(s))
+		shard.addWide(key, b)
 	}
-	return resultOf(source, allowed, n, limits, scales, deficits, 0), nil
+	if b != nil {
+		result, _ := b.apply(SourceMemory, now, c, limits, scales)
+		return result, nil
+	}
+	b = &wideBucket{}
+	result, changed := b.apply(SourceMemory, now, c, limits, scales)
+	if changed {
+		shard.evict(m, now, evictPerInsert)
+		shard.addWide(key, b)
+	}
+	return result, nil
 }
 
-func (s *memoryShard) evict(now int64, most int) {
-	for key, e := range s.entries {
-		full := true
-		for _, l := range e.levels {
-			full = full && l.scale.refill(l.deficit, now-e.last) == 0
+// insert gives a key that is not there a slot, if the change leaves anything to keep.
+func (shard *memoryShard) insert(m *MemoryStore, id slotKey, now int64, c change, l *internedLimit) Result {
+	deficit, allowed := c.of(l.scale, 0)
+	if deficit > 0 {
+		shard.evict(m, now, evictPerInsert)
+		t := shard.table.Load()
+		if t == nil || t.crowded() {
+			t = t.rebuilt(m, now)
+			shard.table.Store(t)
 		}
-		if full {
-			delete(s.entries, key)
+		t.insert(id, now*l.scale.perTick+deficit, metaOf(now, l.id))
+	}
+	return c.result(SourceMemory, allowed, l.Limit, l.scale, deficit)
+}
+
+// applyShared changes the overflow bucket of these limits. It is kept even when full: there are few.
+func (shard *memoryShard) applyShared(now int64, c change, limits []Limit, scales []scale) Result {
+	text := fmt.Sprint(limits)
+	b := shard.shared[text]
+	if b == nil {
+		if shard.shared == nil {
+			shard.shared = map[string]*wideBucket{}
 		}
-		if most--; most == 0 {
+		b = &wideBucket{}
+		shard.shared[text] = b
+	}
+	result, _ := b.apply(SourceOverflow, now, c, limits, scales)
+	return result
+}
+
+// keys is how many keys the shard holds.
+func (shard *memoryShard) keys() int {
+	keys := len(shard.wide)
+	if t := shard.table.Load(); t != nil {
+		keys += t.live
+	}
+	return keys
+}
+
+const (
+	// evictPerInsert is how many places each insert looks at for buckets that are full again: more than one,
+	// so that they are found faster than they are made.
+	evictPerInsert = 2
+	// evictAtCap is how many it looks at before a key is sent to an overflow bucket.
+	evictAtCap = 64
+)
+
+// evict drops buckets that are full among the next few places.
+func (shard *memoryShard) evict(m *MemoryStore, now int64, places int) {
+	if t := shard.table.Load(); t != nil {
+		t.evict(m, now, places)
+	}
+	for key, b := range shard.wide { // From a random place on.
+		if b.isFull(now) {
+			delete(shard.wide, key)
+		}
+		if places--; places == 0 {
 			return
 		}
 	}
 }
+
+func (m *MemoryStore) shard(id slotKey) *memoryShard {
+	// The slots are chosen by the low bits.
+	return &m.shards[id.hash>>32&uint64(len(m.shards)-1)]
+}
+
+// now is the tick. time.Since is half as dear as time.Now, for it reads only the monotonic clock.
+func (m *MemoryStore) now() int64 { return int64(time.Since(m.base) / time.Microsecond) }

@@ -1,0 +1,219 @@
+package ratelimit
+
+import (
+	"encoding/binary"
+	"hash/maphash"
+	"sync/atomic"
+)
+
+// The table that a MemoryStore finds buckets in: open addressing over slots of half a cache line, without
+// pointers, so that the garbage collector has nothing to scan. A Go map of pointers costs three times the
+// memory and two more cache misses a take; sync.Map costs five.
+//
+// A slot is written under the shard's lock only when it is made and when it dies. In between, takes change it
+// without a lock, by compare-and-swap on one word. A slot never comes back to life, nor for another key, so
+// who holds one cannot mistake it: dead slots go when the table is rebuilt.
+
+// slot is the bucket of one key under one limit.
+//
+// The bucket is one word, the instant at which it will be full. With the limit unchanged that says the same
+// as a deficit and its tick, and refilling does not change it. The tick is needed when the limit changes.
+type slot struct {
+	// key0 and key1 are the key. Written once, key1 last; 0 in key1 is a free slot.
+	key0, key1 atomic.Uint64
+	// full is that instant in units since the store's base, tick·perTick + deficit, or dead. Takes swap it.
+	full atomic.Int64
+	// meta is the tick of the last take and the limit's id. The tick is advanced before full is swapped, so
+	// that it is never older than full; the id never changes.
+	meta atomic.Uint64
+}
+
+const (
+	// dead marks a slot whose bucket is elsewhere or gone. Whoever still holds the slot fails to swap.
+	dead = -1
+	// limitBits is how much of meta names the limit. 4,096 limits in slots are more than programs have, and
+	// the 52 bits left count microseconds for 142 years.
+	limitBits = 12
+)
+
+func metaOf(tick int64, limit int) uint64 { return uint64(tick)<<limitBits | uint64(limit) }
+
+func (s *slot) limit() int { return int(s.meta.Load() & (1<<limitBits - 1)) }
+
+func (s *slot) tick() int64 { return int64(s.meta.Load() >> limitBits) }
+
+// apply changes the bucket, and is not ok where the slot cannot: it is dead, or time too far for the word.
+func (s *slot) apply(m *MemoryStore, l *internedLimit, c change) (deficit int64, allowed, ok bool) {
+	for {
+		full := s.full.Load()
+		// The clock is read after the word: if the swap succeeds, the word was this at that time. A refusal,
+		// too, holds for that time. Read before, a goroutine that was held up would decide by an old time.
+		now := m.now()
+		if full == dead || now > l.horizon {
+			return 0, false, false
+		}
+		start := now * l.scale.perTick
+		before := max(0, full-start)
+		deficit, allowed = c.of(l.scale, before)
+		if deficit == before {
+			return deficit, allowed, true // A refusal or a look: nothing is written.
+		}
+		s.advance(now, l.id)
+		if s.full.CompareAndSwap(full, start+deficit) {
+			return deficit, allowed, true
+		}
+	}
+}
+
+// advance moves the tick forward to now, never back.
+func (s *slot) advance(now int64, limit int) {
+	meta := metaOf(now, limit)
+	for {
+		old := s.meta.Load()
+		if old >= meta || s.meta.CompareAndSwap(old, meta) {
+			return
+		}
+	}
+}
+
+// slotKey is a key as slots hold it: up to 15 bytes as they are, longer ones as 120 bits of two hashes with
+// random seeds, which nobody outside can aim at.
+type slotKey struct {
+	key0, key1 uint64
+	hash       uint64
+}
+
+const (
+	inlineKey = 15   // the longest key that a slot holds as it is
+	hashedKey = 0xff // the mark of a longer one, where the length would be
+)
+
+func (m *MemoryStore) identify(key string) slotKey {
+	hash := maphash.String(m.seed, key)
+	if len(key) > inlineKey {
+		return slotKey{hash, maphash.String(m.long, key)>>8 | hashedKey<<56, hash}
+	}
+	var room [16]byte
+	copy(room[:inlineKey], key)
+	room[inlineKey] = byte(len(key)) + 1 // So that the key "" is not a free slot.
+	return slotKey{binary.LittleEndian.Uint64(room[:8]), binary.LittleEndian.Uint64(room[8:]), hash}
+}
+
+// identifyAgain is identify by what a slot holds.
+func (m *MemoryStore) identifyAgain(s *slot) slotKey {
+	id := slotKey{key0: s.key0.Load(), key1: s.key1.Load()}
+	length := id.key1 >> 56
+	if length == hashedKey {
+		id.hash = id.key0
+		return id
+	}
+	var room [16]byte
+	binary.LittleEndian.PutUint64(room[:8], id.key0)
+	binary.LittleEndian.PutUint64(room[8:], id.key1)
+	id.hash = maphash.Bytes(m.seed, room[:length-1])
+	return id
+}
+
+// slotTable is the slots of one shard. All but the slots is guarded by the shard's lock.
+type slotTable struct {
+	slots  []slot // a power of two
+	used   int    // slots that are not free
+	live   int    // slots that are not dead
+	cursor int    // where evict goes on
+}
+
+// minSlots is the smallest table: four cache lines.
+const minSlots = 8
+
+// find returns the key's slot that is not dead, or nil. It needs no lock. Probing is linear, because the next
+// slot is in the same cache line or the one that the processor fetches next.
+func (t *slotTable) find(id slotKey) *slot {
+	mask := uint64(len(t.slots) - 1)
+	for i := id.hash & mask; ; i = (i + 1) & mask {
+		s := &t.slots[i]
+		switch s.key1.Load() {
+		case id.key1:
+			if s.key0.Load() == id.key0 && s.full.Load() != dead {
+				return s
+			}
+		case 0:
+			return nil
+		}
+	}
+}
+
+// insert adds a key that is not there.
+func (t *slotTable) insert(id slotKey, full int64, meta uint64) {
+	mask := uint64(len(t.slots) - 1)
+	i := id.hash & mask
+	for t.slots[i].key1.Load() != 0 {
+		i = (i + 1) & mask
+	}
+	s := &t.slots[i]
+	s.meta.Store(meta)
+	s.full.Store(full)
+	s.key0.Store(id.key0)
+	s.key1.Store(id.key1) // Last: from here on find sees it.
+	t.used++
+	t.live++
+}
+
+// lastState is what a slot held when it died.
+type lastState struct {
+	limit      int
+	tick, full int64
+}
+
+// kill takes the bucket out of a slot that is not dead.
+func (t *slotTable) kill(s *slot) lastState {
+	t.live--
+	full := s.full.Swap(dead)
+	return lastState{s.limit(), s.tick(), full} // The tick is read after the swap, so it is no older than full.
+}
+
+// evict kills those of the next places whose buckets are full again. A take that comes in between wins.
+func (t *slotTable) evict(m *MemoryStore, now int64, places int) {
+	for range min(places, len(t.slots)) {
+		s := &t.slots[t.cursor]
+		t.cursor = (t.cursor + 1) & (len(t.slots) - 1)
+		if s.key1.Load() == 0 {
+			continue
+		}
+		if full := s.full.Load(); full != dead && m.isFull(s, full, now) && s.full.CompareAndSwap(full, dead) {
+			t.live--
+		}
+	}
+}
+
+func (m *MemoryStore) isFull(s *slot, full, now int64) bool {
+	return m.limits.at(s.limit()).scale.untilFull(full) <= now
+}
+
+// crowded reports whether the table should be rebuilt before another insert. At 13/16 a lookup of a key that is
+// not there sees 15 slots on average, and after doubling a key takes 79 bytes.
+func (t *slotTable) crowded() bool { return t.used >= len(t.slots)*13/16 }
+
+// rebuilt returns a table of what is in use, with room to grow. Takes that hold one of the old slots find it
+// dead, and wait for the shard's lock to look again.
+func (t *slotTable) rebuilt(m *MemoryStore, now int64) *slotTable {
+	if t == nil {
+		return &slotTable{slots: make([]slot, minSlots)}
+	}
+	t.evict(m, now, len(t.slots))
+	// Up to 5/8 the same size will do: it leaves room for a fifth more, which pays for the rebuild.
+	size := minSlots
+	for t.live > size*5/8 {
+		size *= 2
+	}
+	next := &slotTable{slots: make([]slot, size)}
+	for i := range t.slots {
+		s := &t.slots[i]
+		if s.key1.Load() == 0 {
+			continue
+		}
+		if full := s.full.Swap(dead); full != dead {
+			next.insert(m.identifyAgain(s), full, s.meta.Load())
+		}
+	}
+	return next
+}
