@@ -101,22 +101,40 @@ func (s scale) remaining(deficit int64) int64 {
 	return max(0, s.size()-deficit) / s.token
 }
 
-// adjust returns the deficit after n tokens came back (n > 0, never above full) or were taken unasked
-// (n < 0, which may leave a debt).
-func (s scale) adjust(deficit, n int64) int64 {
-	if n >= 0 {
-		return max(0, deficit-s.units(n))
+// change is what is to be done to a bucket: a take of n tokens, or an adjustment, which gives n back.
+type change struct {
+	n      int64
+	adjust bool
+}
+
+// units is the change in units: the largest deficit that admits it, -1 for none, and what it adds to that.
+func (c change) units(s scale) (room, cost int64) {
+	switch {
+	case c.adjust:
+		return maxDeficit, s.units(-max(c.n, -math.MaxInt64))
+	case c.n > s.capacity:
+		return -1, maxDeficit
+	default:
+		return (s.capacity - c.n) * s.token, c.n * s.token
 	}
-	if n == math.MinInt64 {
-		n++
+}
+
+// of returns the deficit after the change, and whether it is allowed; if not, the deficit is as before. An
+// adjustment never leaves more than a full bucket, but it may leave a debt.
+func (c change) of(s scale, deficit int64) (int64, bool) {
+	room, cost := c.units(s)
+	if deficit > room {
+		return deficit, false
 	}
-	return min(maxDeficit, deficit+s.units(-n))
+	return min(max(0, deficit+cost), maxDeficit), true
 }
 
 // units is n tokens in units, saturated.
 func (s scale) units(n int64) int64 {
-	if n > maxDeficit/s.token {
+	if most := maxDeficit / s.token; n > most {
 		return maxDeficit
+	} else if n < -most {
+		return -maxDeficit
 	}
 	return n * s.token
 }

@@ -113,24 +113,6 @@ func (m *MemoryStore) Len() int {
 	return keys
 }
 
-// change is what is to be done to a bucket: a take of n, or an adjustment by n.
-type change struct {
-	n      int64
-	adjust bool
-}
-
-// of returns the deficit after the change, and whether it is allowed; if not, the deficit is as before.
-func (c change) of(s scale, deficit int64) (int64, bool) {
-	switch {
-	case c.adjust:
-		return s.adjust(deficit, c.n), true
-	case s.admits(deficit, c.n):
-		return deficit + c.n*s.token, true
-	default:
-		return deficit, false
-	}
-}
-
 // result describes the change's outcome.
 func (c change) result(source Source, allowed bool, limit Limit, s scale, deficit int64) Result {
 	if c.adjust {

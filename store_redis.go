@@ -34,9 +34,11 @@ var redisScriptSHA = func() string {
 // and +cluster|slots on a cluster. Every key expires once its buckets are full. Run Redis with
 // maxmemory-policy noeviction: a key that is evicted is a bucket refilled.
 type RedisStore struct {
-	client redis.UniversalClient
-	prefix string
-	budget time.Duration
+	client  redis.UniversalClient
+	process func(context.Context, redis.Cmder) error
+	denied  *denyCache
+	prefix  string
+	budget  time.Duration
 }
 
 // RedisOption configures [NewRedisStore].
@@ -45,6 +47,7 @@ type RedisOption func(*redisConfig)
 type redisConfig struct {
 	prefix  string
 	timeout time.Duration
+	denials int
 }
 
 // WithKeyPrefix sets what every key in Redis begins with. Default: "ratelimit:". A hash tag in it
@@ -58,6 +61,12 @@ func WithTimeout(budget time.Duration) RedisOption {
 	return func(c *redisConfig) { c.timeout = budget }
 }
 
+// WithDenyCache sets how many refused keys are remembered, rounded up to a power of two: a refusal is a fact
+// until its retry time, so it is answered without asking Redis again, for a second at the most. A Reset or an
+// Adjust by another process is seen after that second; those through this store at once. Default: 4096, which
+// is about 1 MB when full. 0 turns it off.
+func WithDenyCache(entries int) RedisOption { return func(c *redisConfig) { c.denials = entries } }
+
 // NewRedisStore returns a store on client, which stays the caller's to close. Redis need not be up yet.
 //
 // A *redis.Client, for one server or by NewFailoverClient, works as it is. A *redis.ClusterClient and a
@@ -65,7 +74,7 @@ func WithTimeout(budget time.Duration) RedisOption {
 // timeouts, which are seconds, and not for [WithTimeout]; otherwise the error says so. Whatever retries the
 // client is configured for, a take is sent at most once.
 func NewRedisStore(client redis.UniversalClient, opts ...RedisOption) (*RedisStore, error) {
-	config := redisConfig{prefix: "ratelimit:", timeout: 50 * time.Millisecond}
+	config := redisConfig{prefix: "ratelimit:", timeout: 50 * time.Millisecond, denials: 4096}
 	for _, opt := range opts {
 		opt(&config)
 	}
@@ -73,11 +82,22 @@ func NewRedisStore(client redis.UniversalClient, opts ...RedisOption) (*RedisSto
 	if config.timeout <= 0 {
 		errs = append(errs, fmt.Errorf("ratelimit: WithTimeout(%v): must be positive, for example 50*time.Millisecond", config.timeout))
 	}
+	if config.denials < 0 || config.denials > 1<<24 {
+		errs = append(errs, fmt.Errorf("ratelimit: WithDenyCache(%d): must be from 0, which turns it off, to %d", config.denials, 1<<24))
+	}
 	client, err := withBudget(client, config.timeout)
 	if err := errors.Join(append(errs, err)...); err != nil {
 		return nil, err
 	}
-	return &RedisStore{client: client, prefix: config.prefix, budget: config.timeout}, nil
+	s := &RedisStore{
+		client: client, process: client.Process, denied: newDenyCache(config.denials),
+		prefix: config.prefix, budget: config.timeout,
+	}
+	if _, ok := client.(*redis.Client); ok {
+		// Not on a cluster or a Ring, where a batch would wait for the slowest node.
+		s.process = (&batcher{client: client}).process
+	}
+	return s, nil
 }
 
 // withBudget returns client, or one on the same connections, that gives up when a call's context does.
@@ -118,52 +138,65 @@ func (s *RedisStore) Take(ctx context.Context, key string, n int, limits []Limit
 	if err := checkTake(n); err != nil {
 		return Result{}, err
 	}
-	scales, reply, err := s.decide(ctx, "take", key, int64(n), limits)
+	if r, ok := s.denied.find(key, int64(n), limits); ok {
+		return r, nil
+	}
+	sent := time.Now()
+	scales, reply, err := s.decide(ctx, key, change{n: int64(n)}, limits)
 	if err != nil {
 		return Result{}, err
 	}
-	return resultOf(SourceRedis, reply[0] == 1, int64(n), limits, scales, reply[2:], reply[1]), nil
+	r := resultOf(SourceRedis, reply[0] == 1, int64(n), limits, scales, reply[2:], reply[1])
+	if !r.Allowed {
+		s.denied.add(key, &denial{n: int64(n), limits: limits, scales: scales, deficits: reply[2:], late: reply[1]}, sent, r.RetryAfter)
+	}
+	return r, nil
 }
 
 // Adjust implements [Store].
 func (s *RedisStore) Adjust(ctx context.Context, key string, n int, limits []Limit) (Result, error) {
-	scales, reply, err := s.decide(ctx, "adjust", key, int64(n), limits)
+	scales, reply, err := s.decide(ctx, key, change{n: int64(n), adjust: true}, limits)
 	if err != nil {
 		return Result{}, err
 	}
+	s.denied.forget(key)
 	return lookOf(SourceRedis, limits, scales, reply[2:], reply[1]), nil
 }
 
 // Reset implements [Store].
 func (s *RedisStore) Reset(ctx context.Context, key string) error {
-	_, err := s.run(ctx, 2, s.prefix+escapeKey(key), "reset", "0")
+	_, err := s.run(ctx, 2, key, nil)
+	s.denied.forget(key)
 	return err
 }
 
-func (s *RedisStore) decide(ctx context.Context, op, key string, n int64, limits []Limit) ([]scale, []int64, error) {
+// decide has the script make a change, and returns its reply.
+func (s *RedisStore) decide(ctx context.Context, key string, c change, limits []Limit) ([]scale, []int64, error) {
 	scales, err := appendScales(make([]scale, 0, len(limits)), limits)
 	if err != nil {
 		return nil, nil, err
 	}
-	// Beyond 2^53 a double is not exact, and no bucket is that large.
-	n = max(-maxDeficit, min(n, maxDeficit))
-	args := make([]any, 0, 2+3*len(scales))
-	args = append(args, op, strconv.FormatInt(n, 10))
+	args := make([]any, 0, 4*len(scales))
 	for _, scale := range scales {
-		args = append(args, strconv.FormatInt(scale.capacity, 10), strconv.FormatInt(scale.token, 10), strconv.FormatInt(scale.perTick, 10))
+		room, cost := c.units(scale)
+		perTick := strconv.FormatInt(scale.perTick, 10)
+		args = append(args,
+			strconv.FormatInt(scale.capacity, 10)+" "+strconv.FormatInt(scale.token, 10)+" "+perTick,
+			strconv.FormatInt(room, 10), strconv.FormatInt(cost, 10), perTick)
 	}
-	reply, err := s.run(ctx, 2+len(scales), s.prefix+escapeKey(key), args...)
+	reply, err := s.run(ctx, 2+len(scales), key, args)
 	return scales, reply, err
 }
 
 // run sends the script within the budget, and returns its reply of so many numbers.
-func (s *RedisStore) run(ctx context.Context, numbers int, key string, args ...any) ([]int64, error) {
+func (s *RedisStore) run(ctx context.Context, numbers int, key string, args []any) ([]int64, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.budget)
 	defer cancel()
-	reply, err := s.send(ctx, append([]any{"evalsha", redisScriptSHA, 1, key}, args...))
+	key = s.prefix + escapeKey(key)
+	reply, err := s.send(ctx, "evalsha", redisScriptSHA, key, args)
 	if redis.HasErrorPrefix(err, "NOSCRIPT") {
 		// Nothing ran, so it is safe to send again. EVAL also caches the script on that node.
-		reply, err = s.send(ctx, append([]any{"eval", redisScript, 1, key}, args...))
+		reply, err = s.send(ctx, "eval", redisScript, key, args)
 	}
 	switch {
 	case redis.HasErrorPrefix(err, "FOREIGN"), redis.HasErrorPrefix(err, "WRONGTYPE"):
@@ -176,10 +209,12 @@ func (s *RedisStore) run(ctx context.Context, numbers int, key string, args ...a
 	return reply, nil
 }
 
-func (s *RedisStore) send(ctx context.Context, args []any) ([]int64, error) {
-	cmd := onceCmd{redis.NewIntSliceCmd(ctx, args...)}
-	_ = s.client.Process(ctx, cmd) // The error is the command's.
-	return cmd.Result()
+func (s *RedisStore) send(ctx context.Context, command, script, key string, args []any) ([]int64, error) {
+	cmd := onceCmd{redis.NewIntSliceCmd(ctx, append([]any{command, script, 1, key}, args...)...)}
+	if err := s.process(ctx, cmd); err != nil {
+		return nil, err
+	}
+	return cmd.Val(), nil
 }
 
 // onceCmd is not sent again when its reply is lost: the script may have run, and a second run charges twice.
