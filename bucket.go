@@ -77,7 +77,7 @@ func (s scale) refill(deficit, ticks int64) int64 {
 	case ticks >= s.untilFull(deficit):
 		return 0
 	default:
-		return deficit - ticks*s.perTick
+		return deficit - s.refillIn(ticks)
 	}
 }
 
@@ -86,14 +86,12 @@ func (s scale) untilFull(deficit int64) int64 {
 	return (deficit + s.perTick - 1) / s.perTick
 }
 
-// admits reports whether n tokens can be taken. A bucket in debt admits nothing, not even a look.
-func (s scale) admits(deficit, n int64) bool {
-	return n <= s.capacity && deficit <= (s.capacity-n)*s.token
-}
+// refillIn is what comes back in so many ticks.
+func (s scale) refillIn(ticks int64) int64 { return ticks * s.perTick }
 
-// wait is the number of ticks, rounded up, until n tokens are admitted. Only for n up to the capacity.
-func (s scale) wait(deficit, n int64) int64 {
-	return s.untilFull(max(0, deficit-(s.capacity-n)*s.token))
+// untilSolvent is the number of ticks, rounded up, until a bucket is out of debt: 0 if it is not in one.
+func (s scale) untilSolvent(deficit int64) int64 {
+	return s.untilFull(max(0, deficit-s.size()))
 }
 
 // remaining is the number of whole tokens in the bucket.
@@ -105,6 +103,8 @@ func (s scale) remaining(deficit int64) int64 {
 type change struct {
 	n      int64
 	adjust bool
+	ahead  int64      // ticks that a take may wait for tokens: it may leave a debt that they refill
+	ban    *banScales // nil: refusals have no consequences
 }
 
 // units is the change in units: the largest deficit that admits it, -1 for none, and what it adds to that.
@@ -114,9 +114,13 @@ func (c change) units(s scale) (room, cost int64) {
 		return maxDeficit, s.units(-max(c.n, -math.MaxInt64))
 	case c.n > s.capacity:
 		return -1, maxDeficit
-	default:
-		return (s.capacity - c.n) * s.token, c.n * s.token
 	}
+	cost = c.n * s.token
+	room = s.size() - cost
+	if c.ahead > 0 {
+		room += s.refillIn(min(c.ahead, (maxDeficit-s.size())/s.perTick))
+	}
+	return room, cost
 }
 
 // of returns the deficit after the change, and whether it is allowed; if not, the deficit is as before. An
@@ -127,6 +131,12 @@ func (c change) of(s scale, deficit int64) (int64, bool) {
 		return deficit, false
 	}
 	return min(max(0, deficit+cost), maxDeficit), true
+}
+
+// retry is the number of ticks, rounded up, until the change is allowed. Only for n up to the capacity.
+func (c change) retry(s scale, deficit int64) int64 {
+	room, _ := c.units(s)
+	return s.untilFull(max(0, deficit-room))
 }
 
 // units is n tokens in units, saturated.

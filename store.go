@@ -36,6 +36,24 @@ type Store interface {
 	Reset(ctx context.Context, key string) error
 }
 
+// OptionStore is a Store that can take with options. [MemoryStore], [RedisStore] and [FallbackStore] can.
+type OptionStore interface {
+	Store
+
+	// TakeWith is Take with options, decided as atomically. Without any it is Take.
+	TakeWith(ctx context.Context, key string, n int, limits []Limit, options TakeOptions) (Result, error)
+}
+
+// TakeOptions is what a take can ask for beyond its limits.
+type TakeOptions struct {
+	// MaxWait lets a take have tokens that refill within it. The bucket is left in debt, and Result.Wait says
+	// when it is out of it, which is when to go on. Rounded down to microseconds.
+	MaxWait time.Duration
+
+	// Ban shuts the key out when it is refused too often. A refusal then changes the key's state.
+	Ban Ban
+}
+
 // Never is the RetryAfter of a request that can never be admitted, because it costs more than the capacity.
 const Never time.Duration = math.MaxInt64
 
@@ -48,6 +66,8 @@ type Result struct {
 	Remaining  int           // whole tokens left in that limit's bucket, rounded down, never negative
 	RetryAfter time.Duration // until the same take is admitted; 0 if Allowed, Never if it costs more than the capacity
 	ResetAfter time.Duration // until that bucket is full; 0 if it is
+	Wait       time.Duration // how long to wait before going on, if TakeOptions.MaxWait allowed any; 0 if refused
+	Banned     bool          // refused because of TakeOptions.Ban, whatever is in the bucket; Remaining is 0
 }
 
 // Source says who decided. The zero Source is a Store that does not say.
@@ -91,12 +111,27 @@ var (
 	ErrForeignState = errors.New("state is not a rate limit's")
 )
 
-// checkTake returns what is wrong with the arguments of Store.Take.
-func checkTake(n int) error {
+// change is a take of n tokens with the options.
+func (o TakeOptions) change(n int) (change, error) {
+	c := change{n: int64(n)}
 	if n < 0 {
-		return fmt.Errorf("ratelimit: cost %d: %w: must not be negative; Adjust gives tokens back", n, ErrArgument)
+		return c, argumentError(fmt.Errorf("ratelimit: cost %d: must not be negative; Adjust gives tokens back", n))
 	}
-	return nil
+	if o == (TakeOptions{}) {
+		return c, nil
+	}
+	if o.MaxWait < 0 {
+		return c, argumentError(fmt.Errorf("ratelimit: MaxWait %v: must not be negative", o.MaxWait))
+	}
+	c.ahead = int64(o.MaxWait / time.Microsecond)
+	if o.Ban == (Ban{}) {
+		return c, nil
+	}
+	var err error
+	if c.ban, err = o.Ban.scales(); err != nil {
+		return c, argumentError(err)
+	}
+	return c, nil
 }
 
 // appendScales returns limits in units.
@@ -117,54 +152,74 @@ func appendScales(scales []scale, limits []Limit) ([]scale, error) {
 // argumentError marks an error about a limit.
 func argumentError(err error) error { return fmt.Errorf("%w: %w", err, ErrArgument) }
 
-// resultOf describes a decision about n tokens by the deficits it left behind. late is how far, in ticks,
-// the store's clock is behind the state: nothing refills until it has caught up.
-func resultOf(source Source, allowed bool, n int64, limits []Limit, scales []scale, deficits []int64, late int64) Result {
-	decider, most := 0, int64(-1)
+// outcome is what a change did: the deficits it left, one per limit.
+type outcome struct {
+	allowed  bool
+	deficits []int64
+	late     int64 // ticks that the store's clock is behind the state; nothing refills until it has caught up
+	banned   int64 // ticks until the key is no longer shut out
+}
+
+// result describes an outcome.
+func (c change) result(source Source, limits []Limit, scales []scale, o outcome) Result {
+	decider, most := 0, int64(math.MinInt64)
 	for i, s := range scales {
-		// What makes a limit decide: the longest wait, or the fewest tokens, counted so that more is stronger.
-		weight := int64(math.MaxInt64)
-		switch {
-		case allowed:
-			weight -= s.remaining(deficits[i])
-		case n <= s.capacity:
-			weight = s.wait(deficits[i], n)
-		}
+		// What makes a limit decide: the longest wait, or else the fewest tokens.
+		weight := c.weight(s, o.deficits[i], o.allowed)
 		if weight > most {
 			decider, most = i, weight
 		}
 	}
-	return describe(source, allowed, n, limits[decider], scales[decider], deficits[decider], late)
+	r := c.describe(source, o.allowed, limits[decider], scales[decider], o.deficits[decider], o.late)
+	if o.banned > 0 {
+		r.Banned, r.Remaining = true, 0
+		r.RetryAfter = max(r.RetryAfter, ticksToDuration(o.banned))
+	}
+	return r
 }
 
-// describe is resultOf for one limit.
-func describe(source Source, allowed bool, n int64, limit Limit, s scale, deficit, late int64) Result {
-	result := Result{
+func (c change) weight(s scale, deficit int64, allowed bool) int64 {
+	switch {
+	case !allowed && c.n > s.capacity:
+		return math.MaxInt64
+	case !allowed:
+		return c.retry(s, deficit)
+	case deficit > s.size():
+		return s.untilSolvent(deficit)
+	default:
+		return -s.remaining(deficit)
+	}
+}
+
+// describe is result for one limit.
+func (c change) describe(source Source, allowed bool, limit Limit, s scale, deficit, late int64) Result {
+	r := Result{
 		Allowed:   allowed,
 		Source:    source,
 		Limit:     limit,
 		Remaining: int(s.remaining(deficit)),
 	}
 	if deficit > 0 {
-		result.ResetAfter = ticksToDuration(s.untilFull(deficit) + late)
+		r.ResetAfter = ticksToDuration(s.untilFull(deficit) + late)
 	}
 	switch {
-	case allowed:
-	case n > s.capacity:
-		result.RetryAfter = Never
-	default:
-		result.RetryAfter = ticksToDuration(s.wait(deficit, n) + late)
+	case !allowed && c.n > s.capacity:
+		r.RetryAfter = Never
+	case !allowed:
+		r.RetryAfter = ticksToDuration(c.retry(s, deficit) + late)
+	case deficit > s.size():
+		r.Wait = ticksToDuration(s.untilSolvent(deficit) + late)
 	}
-	return result
+	return r
 }
 
-// lookOf describes what is in the buckets, as a take of nothing does.
-func lookOf(source Source, limits []Limit, scales []scale, deficits []int64, late int64) Result {
-	allowed := true
+// looked is the outcome as a look sees it, which is what follows an adjustment.
+func (o outcome) looked(scales []scale) (change, outcome) {
 	for i, s := range scales {
-		allowed = allowed && s.admits(deficits[i], 0)
+		_, admitted := change{}.of(s, o.deficits[i])
+		o.allowed = o.allowed && admitted
 	}
-	return resultOf(source, allowed, 0, limits, scales, deficits, late)
+	return change{}, o
 }
 
 // ticksToDuration cannot overflow: 2^53 µs are 285 years, and a Duration holds 292.

@@ -75,10 +75,20 @@ func NewMemoryStore(opts ...MemoryOption) *MemoryStore {
 
 // Take implements [Store].
 func (m *MemoryStore) Take(_ context.Context, key string, n int, limits []Limit) (Result, error) {
-	if err := checkTake(n); err != nil {
+	c, err := TakeOptions{}.change(n)
+	if err != nil {
 		return Result{}, err
 	}
-	return m.apply(key, change{n: int64(n)}, limits)
+	return m.apply(key, c, limits)
+}
+
+// TakeWith implements [OptionStore].
+func (m *MemoryStore) TakeWith(_ context.Context, key string, n int, limits []Limit, options TakeOptions) (Result, error) {
+	c, err := options.change(n)
+	if err != nil {
+		return Result{}, err
+	}
+	return m.apply(key, c, limits)
 }
 
 // Adjust implements [Store].
@@ -113,12 +123,13 @@ func (m *MemoryStore) Len() int {
 	return keys
 }
 
-// result describes the change's outcome.
-func (c change) result(source Source, allowed bool, limit Limit, s scale, deficit int64) Result {
+// slotResult describes what a change did to a slot.
+func (c change) slotResult(l *internedLimit, deficit int64, allowed bool) Result {
 	if c.adjust {
-		return describe(source, s.admits(deficit, 0), 0, limit, s, deficit, 0)
+		c = change{}
+		_, allowed = c.of(l.scale, deficit)
 	}
-	return describe(source, allowed, c.n, limit, s, deficit, 0)
+	return c.describe(SourceMemory, allowed, l.Limit, l.scale, deficit, 0)
 }
 
 // apply changes key's buckets: without a lock where the key has a slot, as all keys under one limit do after
@@ -131,7 +142,7 @@ func (m *MemoryStore) apply(key string, c change, limits []Limit) (Result, error
 			if s := t.find(id); s != nil {
 				if l := m.limits.at(s.limit()); l.Limit == limits[0] {
 					if deficit, allowed, ok := s.apply(m, l, c); ok {
-						return c.result(SourceMemory, allowed, l.Limit, l.scale, deficit), nil
+						return c.slotResult(l, deficit, allowed), nil
 					}
 				}
 			}
@@ -173,16 +184,18 @@ func (m *MemoryStore) applyLocked(shard *memoryShard, id slotKey, key string, c 
 	}
 	if b == nil && single != nil && now <= single.horizon {
 		if s == nil {
-			return shard.insert(m, id, now, c, single), nil
-		}
-		if s.limit() == single.id {
+			if deficit, allowed := c.of(single.scale, 0); allowed || c.ban == nil {
+				shard.insert(m, id, now, deficit, single)
+				return c.slotResult(single, deficit, allowed), nil
+			}
+		} else if s.limit() == single.id {
 			if deficit, allowed, ok := s.apply(m, single, c); ok {
-				return c.result(SourceMemory, allowed, single.Limit, single.scale, deficit), nil
+				return c.slotResult(single, deficit, allowed), nil
 			}
 		}
 	}
 	if s != nil {
-		// The limit is another one, or there are several now: the bucket moves to where it can be any.
+		// Another limit, or several, or a ban: the bucket moves to where it can have all that.
 		b = widen(m, t.kill(s))
 		shard.addWide(key, b)
 	}
@@ -199,19 +212,18 @@ func (m *MemoryStore) applyLocked(shard *memoryShard, id slotKey, key string, c 
 	return result, nil
 }
 
-// insert gives a key that is not there a slot, if the change leaves anything to keep.
-func (shard *memoryShard) insert(m *MemoryStore, id slotKey, now int64, c change, l *internedLimit) Result {
-	deficit, allowed := c.of(l.scale, 0)
-	if deficit > 0 {
-		shard.evict(m, now, evictPerInsert)
-		t := shard.table.Load()
-		if t == nil || t.crowded() {
-			t = t.rebuilt(m, now)
-			shard.table.Store(t)
-		}
-		t.insert(id, now*l.scale.perTick+deficit, metaOf(now, l.id))
+// insert gives a key that is not there a slot, if there is anything to keep.
+func (shard *memoryShard) insert(m *MemoryStore, id slotKey, now, deficit int64, l *internedLimit) {
+	if deficit == 0 {
+		return
 	}
-	return c.result(SourceMemory, allowed, l.Limit, l.scale, deficit)
+	shard.evict(m, now, evictPerInsert)
+	t := shard.table.Load()
+	if t == nil || t.crowded() {
+		t = t.rebuilt(m, now)
+		shard.table.Store(t)
+	}
+	t.insert(id, l.scale.refillIn(now)+deficit, metaOf(now, l.id))
 }
 
 // applyShared changes the overflow bucket of these limits. It is kept even when full: there are few.
@@ -225,6 +237,7 @@ func (shard *memoryShard) applyShared(now int64, c change, limits []Limit, scale
 		b = &wideBucket{}
 		shard.shared[text] = b
 	}
+	c.ban = nil // It would shut out everybody who shares the bucket.
 	result, _ := b.apply(SourceOverflow, now, c, limits, scales)
 	return result
 }

@@ -42,7 +42,8 @@ func (s *slot) limit() int { return int(s.meta.Load() & (1<<limitBits - 1)) }
 
 func (s *slot) tick() int64 { return int64(s.meta.Load() >> limitBits) }
 
-// apply changes the bucket, and is not ok where the slot cannot: it is dead, or time too far for the word.
+// apply changes the bucket, and is not ok where a slot cannot: it is dead, time is too far for the word, or a
+// refusal has to be counted.
 func (s *slot) apply(m *MemoryStore, l *internedLimit, c change) (deficit int64, allowed, ok bool) {
 	for {
 		full := s.full.Load()
@@ -52,9 +53,12 @@ func (s *slot) apply(m *MemoryStore, l *internedLimit, c change) (deficit int64,
 		if full == dead || now > l.horizon {
 			return 0, false, false
 		}
-		start := now * l.scale.perTick
+		start := l.scale.refillIn(now)
 		before := max(0, full-start)
 		deficit, allowed = c.of(l.scale, before)
+		if !allowed && c.ban != nil {
+			return 0, false, false
+		}
 		if deficit == before {
 			return deficit, allowed, true // A refusal or a look: nothing is written.
 		}

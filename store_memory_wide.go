@@ -7,6 +7,7 @@ import "strings"
 type wideBucket struct {
 	last   int64 // tick of the deficits
 	levels []level
+	ban    *[2]level // strikes and memory of a Ban; nil if there never was one
 }
 
 // level is one limit's bucket.
@@ -18,7 +19,7 @@ type level struct {
 // widen makes a wide bucket of what was in a slot.
 func widen(m *MemoryStore, s lastState) *wideBucket {
 	l := m.limits.at(s.limit)
-	return &wideBucket{s.tick, []level{{l.scale, max(0, s.full-s.tick*l.scale.perTick)}}}
+	return &wideBucket{last: s.tick, levels: []level{{l.scale, max(0, s.full-l.scale.refillIn(s.tick))}}}
 }
 
 func (shard *memoryShard) addWide(key string, b *wideBucket) {
@@ -29,45 +30,79 @@ func (shard *memoryShard) addWide(key string, b *wideBucket) {
 }
 
 func (b *wideBucket) isFull(now int64) bool {
+	full := func(l level) bool { return l.after(now-b.last).deficit == 0 }
 	for _, l := range b.levels {
-		if l.scale.refill(l.deficit, now-b.last) > 0 {
+		if !full(l) {
 			return false
 		}
 	}
-	return true
+	return b.ban == nil || full(b.ban[0]) && full(b.ban[1])
 }
 
-// apply changes all the limits' buckets or none, and reports whether it did.
-func (b *wideBucket) apply(source Source, now int64, c change, limits []Limit, scales []scale) (Result, bool) {
-	var room [4]int64
-	before, after, allowed, changed := room[:0], make([]int64, 0, 4), true, false
-	for i, s := range scales {
-		deficit := int64(0)
-		if i < len(b.levels) {
-			deficit = s.refill(s.carry(b.levels[i].deficit, b.levels[i].scale), now-b.last)
+// after is the bucket so many ticks later.
+func (l level) after(ticks int64) level {
+	l.deficit = l.scale.refill(l.deficit, ticks)
+	return l
+}
+
+// under is the bucket under another limit.
+func (l level) under(s scale) level { return level{s, s.carry(l.deficit, l.scale)} }
+
+// apply makes a change to all the limits' buckets or to none, and reports whether anything has changed.
+func (b *wideBucket) apply(source Source, now int64, c change, limits []Limit, scales []scale) (r Result, changed bool) {
+	elapsed := now - b.last
+	next := wideBucket{last: now, levels: make([]level, max(len(scales), len(b.levels)))}
+	for i := range next.levels {
+		switch {
+		case i < len(scales) && i < len(b.levels):
+			next.levels[i] = b.levels[i].under(scales[i]).after(elapsed)
+		case i < len(scales):
+			next.levels[i].scale = scales[i]
+		default:
+			next.levels[i] = b.levels[i].after(elapsed)
 		}
-		next, ok := c.of(s, deficit)
-		before, after = append(before, deficit), append(after, next)
-		allowed = allowed && ok
-		changed = changed || next != deficit
 	}
-	if !allowed {
-		after, changed = before, false
+	if b.ban != nil {
+		next.ban = &[2]level{b.ban[0].after(elapsed), b.ban[1].after(elapsed)}
+	}
+	if c.ban != nil {
+		carried := [2]level{{scale: c.ban.strikes}, {scale: c.ban.memory}}
+		if b.ban != nil {
+			carried = [2]level{b.ban[0].under(c.ban.strikes).after(elapsed), b.ban[1].under(c.ban.memory).after(elapsed)}
+		}
+		next.ban = &carried
+	}
+
+	o := outcome{allowed: true, deficits: make([]int64, len(scales))}
+	ban := banState{}
+	if c.ban != nil {
+		ban = banState{next.ban[0].deficit, next.ban[1].deficit}
+		o.banned = c.ban.left(ban)
+		o.allowed = o.banned == 0
+	}
+	for i, s := range scales {
+		o.deficits[i] = next.levels[i].deficit
+		_, ok := c.of(s, o.deficits[i])
+		o.allowed = o.allowed && ok
+	}
+	switch {
+	case o.allowed:
+		for i, s := range scales {
+			o.deficits[i], _ = c.of(s, o.deficits[i])
+			changed = changed || o.deficits[i] != next.levels[i].deficit
+			next.levels[i].deficit = o.deficits[i]
+		}
+	case c.ban != nil && o.banned == 0:
+		ban = c.ban.strike(ban)
+		o.banned = c.ban.left(ban)
+		next.ban[0].deficit, next.ban[1].deficit = ban.strikes, ban.memory
+		changed = true
 	}
 	if changed {
-		for i := range b.levels {
-			b.levels[i].deficit = b.levels[i].scale.refill(b.levels[i].deficit, now-b.last)
-		}
-		for i, s := range scales {
-			if i == len(b.levels) {
-				b.levels = append(b.levels, level{})
-			}
-			b.levels[i] = level{s, after[i]}
-		}
-		b.last = now
+		*b = next
 	}
 	if c.adjust {
-		return lookOf(source, limits, scales, after, 0), changed
+		c, o = o.looked(scales)
 	}
-	return resultOf(source, allowed, c.n, limits, scales, after, 0), changed
+	return c.result(source, limits, scales, o), changed
 }

@@ -135,32 +135,43 @@ func withBudget(client redis.UniversalClient, budget time.Duration) (redis.Unive
 
 // Take implements [Store].
 func (s *RedisStore) Take(ctx context.Context, key string, n int, limits []Limit) (Result, error) {
-	if err := checkTake(n); err != nil {
-		return Result{}, err
-	}
-	if r, ok := s.denied.find(key, int64(n), limits); ok {
-		return r, nil
-	}
-	sent := time.Now()
-	scales, reply, err := s.decide(ctx, key, change{n: int64(n)}, limits)
+	return s.TakeWith(ctx, key, n, limits, TakeOptions{})
+}
+
+// TakeWith implements [OptionStore].
+func (s *RedisStore) TakeWith(ctx context.Context, key string, n int, limits []Limit, options TakeOptions) (Result, error) {
+	c, err := options.change(n)
 	if err != nil {
 		return Result{}, err
 	}
-	r := resultOf(SourceRedis, reply[0] == 1, int64(n), limits, scales, reply[2:], reply[1])
-	if !r.Allowed {
-		s.denied.add(key, &denial{n: int64(n), limits: limits, scales: scales, deficits: reply[2:], late: reply[1]}, sent, r.RetryAfter)
+	if r, ok := s.denied.find(key, c, options, limits); ok {
+		return r, nil
+	}
+	sent := time.Now()
+	scales, o, err := s.change(ctx, key, c, limits)
+	if err != nil {
+		return Result{}, err
+	}
+	r := c.result(SourceRedis, limits, scales, o)
+	if !o.allowed {
+		lasts := r.RetryAfter
+		if c.ban != nil {
+			lasts = ticksToDuration(o.banned) // After the ban, refusals count, and must reach Redis.
+		}
+		s.denied.add(key, &denial{change: c, options: options, limits: limits, scales: scales, outcome: o}, sent, lasts)
 	}
 	return r, nil
 }
 
 // Adjust implements [Store].
 func (s *RedisStore) Adjust(ctx context.Context, key string, n int, limits []Limit) (Result, error) {
-	scales, reply, err := s.decide(ctx, key, change{n: int64(n), adjust: true}, limits)
+	scales, o, err := s.change(ctx, key, change{n: int64(n), adjust: true}, limits)
 	if err != nil {
 		return Result{}, err
 	}
 	s.denied.forget(key)
-	return lookOf(SourceRedis, limits, scales, reply[2:], reply[1]), nil
+	look, o := o.looked(scales)
+	return look.result(SourceRedis, limits, scales, o), nil
 }
 
 // Reset implements [Store].
@@ -170,23 +181,39 @@ func (s *RedisStore) Reset(ctx context.Context, key string) error {
 	return err
 }
 
-// decide has the script make a change, and returns its reply.
-func (s *RedisStore) decide(ctx context.Context, key string, c change, limits []Limit) ([]scale, []int64, error) {
+// change has the script make a change.
+func (s *RedisStore) change(ctx context.Context, key string, c change, limits []Limit) ([]scale, outcome, error) {
 	scales, err := appendScales(make([]scale, 0, len(limits)), limits)
 	if err != nil {
-		return nil, nil, err
+		return nil, outcome{}, err
 	}
-	args := make([]any, 0, 4*len(scales))
+	args := make([]any, 0, 4*len(scales)+4)
 	for _, scale := range scales {
 		room, cost := c.units(scale)
-		perTick := strconv.FormatInt(scale.perTick, 10)
-		args = append(args,
-			strconv.FormatInt(scale.capacity, 10)+" "+strconv.FormatInt(scale.token, 10)+" "+perTick,
-			strconv.FormatInt(room, 10), strconv.FormatInt(cost, 10), perTick)
+		args = append(args, scale.text(), decimal(room), decimal(cost), decimal(scale.perTick))
 	}
-	reply, err := s.run(ctx, 2+len(scales), key, args)
-	return scales, reply, err
+	numbers := 2 + len(scales)
+	if c.ban != nil {
+		args = append(args, c.ban.strikes.text(), c.ban.memory.text(), decimal(c.ban.first), decimal(c.ban.longest), "ban")
+		numbers++
+	}
+	reply, err := s.run(ctx, numbers, key, args)
+	if err != nil {
+		return nil, outcome{}, err
+	}
+	o := outcome{allowed: reply[0] == 1, late: reply[1], deficits: reply[2 : 2+len(scales)]}
+	if c.ban != nil {
+		o.banned = reply[numbers-1]
+	}
+	return scales, o, nil
 }
+
+// text is the scale as it stands in Redis.
+func (s scale) text() string {
+	return decimal(s.capacity) + " " + decimal(s.token) + " " + decimal(s.perTick)
+}
+
+func decimal(n int64) string { return strconv.FormatInt(n, 10) }
 
 // run sends the script within the budget, and returns its reply of so many numbers.
 func (s *RedisStore) run(ctx context.Context, numbers int, key string, args []any) ([]int64, error) {

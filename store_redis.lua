@@ -4,12 +4,16 @@
 -- KEYS[1]  the key
 -- ARGV     for each limit: "capacity token pertick", the limit in tokens, units in a token, and units that come
 --          back each microsecond; the largest deficit that admits, -1 for none; the units to add to the deficit,
---          negative to give back; and pertick again. No limits at all resets the key.
+--          negative to give back; and pertick again. No limits at all resets the key. Where refusals may start
+--          a ban, then: the limits of its buckets of strikes and of memory; the shortest and the longest ban in
+--          microseconds; and "ban".
 --
--- Reply: {1 if allowed else 0, microseconds that the clock is behind the state, each limit's deficit in units}
+-- Reply: {1 if allowed else 0, microseconds that the clock is behind the state, each limit's deficit in units}, and
+-- the microseconds that the key is still shut out, if bans were asked for.
 --
 -- State: "b1 last", then for each bucket " capacity token pertick deficit"; last is in microseconds since the
--- epoch. Text, so that GET shows it: struct.pack is a tenth faster. One string: a hash costs a fifth more.
+-- epoch. If there was ever a ban or a strike, " ban" and its two buckets follow. Text, so that GET shows it:
+-- struct.pack is a tenth faster. One string: a hash costs a fifth more.
 
 local key = KEYS[1]
 local time = redis.call('TIME')
@@ -45,21 +49,34 @@ if #ARGV == 4 then
 end
 
 -- What does not parse is not ours: never overwritten, and never taken for a full bucket.
-local last, buckets = now, {}
-if state then
-  local numbers = {}
-  for digits in string.gmatch(string.match(state, '^b1( %d[%d ]*)$') or '', ' (%d+)') do
+local ours = true
+
+-- The numbers of a text, and those from the given one on as buckets.
+local function parse(text, first)
+  local numbers, buckets = {}, {}
+  for digits in string.gmatch(text or '', ' (%d+)') do
     numbers[#numbers + 1] = tonumber(digits)
+    ours = ours and numbers[#numbers] < 9007199254740992
   end
-  local ours = #numbers % 4 == 1
-  for i = 1, #numbers do ours = ours and numbers[i] < 9007199254740992 end
-  last = numbers[1]
-  for i = 2, #numbers, 4 do
-    local capacity, token, pertick = numbers[i], numbers[i + 1], numbers[i + 2]
-    ours = ours and capacity > 0 and token > 0 and pertick > 0 and capacity * token <= 4503599627370496
-    buckets[#buckets + 1] = {capacity, token, pertick, numbers[i + 3]}
+  ours = ours and #numbers % 4 == first - 1
+  if ours then
+    for i = first, #numbers, 4 do
+      local capacity, token, pertick = numbers[i], numbers[i + 1], numbers[i + 2]
+      ours = ours and capacity > 0 and token > 0 and pertick > 0 and capacity * token <= 4503599627370496
+      buckets[#buckets + 1] = {capacity, token, pertick, numbers[i + 3]}
+    end
   end
-  if not ours then return redis.error_reply('FOREIGN the key holds something that is not a rate limit') end
+  return buckets, numbers[1]
+end
+
+local last, buckets, bans = now, {}, {}
+if state then
+  local body, ban = string.match(state, '^b1( %d[%d ]*) ban( %d[%d ]*)$')
+  buckets, last = parse(body or string.match(state, '^b1( %d[%d ]*)$'), 2)
+  bans = parse(ban, 1)
+  if not ours or #bans % 2 ~= 0 or #bans > 2 then
+    return redis.error_reply('FOREIGN the key holds something that is not a rate limit')
+  end
 end
 
 if #ARGV == 0 then
@@ -112,36 +129,76 @@ local function carry(bucket, capacity, token)
   return math.min(deficit, capacity * token)
 end
 
-local asked, allowed, change = {}, true, false
-for i = 1, #ARGV, 4 do
-  local capacity, token, pertick = string.match(ARGV[i], '^(%d+) (%d+) (%d+)$')
+-- What a bucket holds now, under the limit that is asked for.
+local function current(stored, limit)
+  local capacity, token, pertick = string.match(limit, '^(%d+) (%d+) (%d+)$')
   local bucket = {tonumber(capacity), tonumber(token), tonumber(pertick), 0}
-  local stored = buckets[#asked + 1]
   if stored then bucket[4] = refill(carry(stored, bucket[1], bucket[2]), bucket[3]) end
+  return bucket
+end
+
+-- What a bucket holds now that is not asked for.
+local function untouched(bucket)
+  bucket[4] = refill(bucket[4], bucket[3])
+  return bucket
+end
+
+local limits, strikes, memory, shortest, longest = #ARGV, nil, nil, nil, nil
+if ARGV[limits] == 'ban' then
+  limits = limits - 5
+  strikes, memory = current(bans[1], ARGV[limits + 1]), current(bans[2], ARGV[limits + 2])
+  shortest, longest = tonumber(ARGV[limits + 3]), tonumber(ARGV[limits + 4])
+end
+local function banned()
+  return math.ceil(math.max(0, strikes[4] - strikes[1] * strikes[2]) / strikes[3])
+end
+
+local shut = strikes and banned() > 0
+local asked, allowed, changed = {}, not shut, false
+for i = 1, limits, 4 do
+  local bucket = current(buckets[#asked + 1], ARGV[i])
   asked[#asked + 1] = bucket
   allowed = allowed and bucket[4] <= tonumber(ARGV[i + 1])
-  change = change or tonumber(ARGV[i + 2]) ~= 0
+  changed = changed or tonumber(ARGV[i + 2]) ~= 0
 end
+changed = changed and allowed
 local reply = {allowed and 1 or 0, late}
 for i, bucket in ipairs(asked) do
   if allowed then
     bucket[4] = math.min(math.max(0, bucket[4] + tonumber(ARGV[4 * i - 1])), 9007199254740991)
   end
-  reply[i + 2] = bucket[4]
+  reply[#reply + 1] = bucket[4]
+end
+if strikes then
+  -- A refusal is a strike, and the last strike a ban; ban.go says how.
+  if not allowed and not shut then
+    changed = true
+    strikes[4] = strikes[4] + strikes[2]
+    if strikes[4] > (strikes[1] - 1) * strikes[2] then
+      local length = math.min(math.max(shortest, memory[4]), longest)
+      strikes[4] = strikes[1] * strikes[2] + length * strikes[3]
+      memory[4] = 3 * length
+    end
+  end
+  reply[#reply + 1] = banned()
 end
 
 -- Write once, and only if something changes. A refusal changes nothing, but for a clock that starts again.
-if not (rebased or (allowed and change)) then return reply end
-for i, bucket in ipairs(buckets) do
-  if not asked[i] then
-    bucket[4] = refill(bucket[4], bucket[3])
-    asked[i] = bucket
-  end
+if not (changed or rebased) then return reply end
+for i = #asked + 1, #buckets do asked[i] = untouched(buckets[i]) end
+if not strikes and bans[1] then
+  strikes, memory = untouched(bans[1]), untouched(bans[2])
 end
 local fields, full = {string.format('b1 %.0f', now + late)}, 0
-for i, bucket in ipairs(asked) do
-  fields[i + 1] = string.format('%.0f %.0f %.0f %.0f', bucket[1], bucket[2], bucket[3], bucket[4])
+local function write(bucket)
+  fields[#fields + 1] = string.format('%.0f %.0f %.0f %.0f', bucket[1], bucket[2], bucket[3], bucket[4])
   full = math.max(full, math.ceil(bucket[4] / bucket[3]))
+end
+for _, bucket in ipairs(asked) do write(bucket) end
+if strikes and strikes[4] + memory[4] > 0 then
+  fields[#fields + 1] = 'ban'
+  write(strikes)
+  write(memory)
 end
 if state or full > 0 then
   -- The key lives until every bucket is full, and as much longer as a clock may be behind.

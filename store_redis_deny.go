@@ -20,17 +20,17 @@ type denyCache struct {
 	places []atomic.Pointer[denial] // a power of two
 }
 
-// denial is one refusal: what was asked, what the reply said, and from when until when it holds, since base.
+// denial is one refusal: what was asked, what came of it, and from when until when it holds, since base.
 type denial struct {
-	key      string
-	n        int64
-	limits   []Limit
-	scales   []scale
-	deficits []int64
-	late     int64
-	from     time.Duration
-	until    time.Duration
-	asked    atomic.Bool // whether somebody is asking Redis again already
+	key     string
+	change  change
+	options TakeOptions
+	limits  []Limit
+	scales  []scale
+	outcome outcome
+	from    time.Duration
+	until   time.Duration
+	asked   atomic.Bool // whether somebody is asking Redis again already
 }
 
 const (
@@ -56,13 +56,13 @@ func (c *denyCache) place(key string) *atomic.Pointer[denial] {
 	return &c.places[maphash.String(c.seed, key)&uint64(len(c.places)-1)]
 }
 
-// find returns the refusal that a take of n would get, if it is known.
-func (c *denyCache) find(key string, n int64, limits []Limit) (Result, bool) {
+// find returns the refusal that a take would get, if it is known.
+func (c *denyCache) find(key string, take change, options TakeOptions, limits []Limit) (Result, bool) {
 	if c == nil {
 		return Result{}, false
 	}
 	d := c.place(key).Load()
-	if d == nil || d.key != key || n < d.n || !slices.Equal(d.limits, limits) {
+	if d == nil || d.key != key || take.n < d.change.n || options != d.options || !slices.Equal(d.limits, limits) {
 		return Result{}, false
 	}
 	now := time.Since(c.base)
@@ -71,26 +71,27 @@ func (c *denyCache) find(key string, n int64, limits []Limit) (Result, bool) {
 	}
 	elapsed := int64((now - d.from) / time.Microsecond)
 	// While the server's clock is behind the state, time goes into catching up first.
-	caughtUp := min(elapsed, d.late)
-	deficits := make([]int64, 0, 4)
+	caughtUp := min(elapsed, d.outcome.late)
+	var room [4]int64
+	o := outcome{deficits: room[:0], late: d.outcome.late - caughtUp, banned: max(0, d.outcome.banned-elapsed)}
 	for i, s := range d.scales {
-		deficits = append(deficits, s.refill(d.deficits[i], elapsed-caughtUp))
+		o.deficits = append(o.deficits, s.refill(d.outcome.deficits[i], elapsed-caughtUp))
 	}
-	return resultOf(SourceDenyCache, false, n, d.limits, d.scales, deficits, d.late-caughtUp), true
+	return take.result(SourceDenyCache, d.limits, d.scales, o), true
 }
 
-// add remembers a refusal that was asked for at sent, and has just come. Redis decided in between, so it ends
-// counted from sent, in order never to refuse what Redis would admit, and the wait counts from now, in order
-// to be true.
-func (c *denyCache) add(key string, d *denial, sent time.Time, retry time.Duration) {
-	if c == nil || d.n == 0 {
+// add remembers a refusal that was asked for at sent, has just come, and lasts so long. Redis decided in between,
+// so it ends counted from sent, in order never to refuse what Redis would admit, and the wait counts from now, in
+// order to be true.
+func (c *denyCache) add(key string, d *denial, sent time.Time, lasts time.Duration) {
+	if c == nil || d.change.n == 0 {
 		return
 	}
 	d.key, d.limits = strings.Clone(key), slices.Clone(d.limits)
 	d.from = time.Since(c.base)
 	d.until = d.from + denialAge
-	if retry < denialAge {
-		d.until = min(d.until, sent.Sub(c.base)+retry)
+	if lasts < denialAge {
+		d.until = min(d.until, sent.Sub(c.base)+lasts)
 	}
 	c.place(key).Store(d)
 }

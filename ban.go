@@ -1,0 +1,89 @@
+package ratelimit
+
+import (
+	"fmt"
+	"time"
+)
+
+// Ban shuts a key out when it keeps coming although it is refused: After refusals in quick succession start a
+// ban of For. If that goes on when the ban is over, the next one is twice as long, up to Max, and so on; with
+// time that is forgiven. During a ban a take is refused and changes nothing. The zero Ban is none.
+//
+// Fewer than After refusals within any Within never start a ban, and twice as many always do; between the two
+// it depends on how they are spread.
+//
+// It is two more token buckets beside the key's own. One holds After strikes and refills by After per Within;
+// a refusal takes one, and the last starts the ban, as a debt that refills exactly over its length. The other
+// remembers: when a ban ends, twice its length is missing, which refills in as much time, and the next ban is
+// as long as what is missing then.
+type Ban struct {
+	After  int           // refusals, at least 1
+	Within time.Duration // in which they count, positive
+	For    time.Duration // the length of the first ban
+	Max    time.Duration // the length of the longest; 0 is For, so that bans do not grow
+}
+
+// longestBan keeps three times a ban, in microseconds, within a bucket.
+const longestBan = 10 * 365 * day
+
+func (b Ban) withDefaults() Ban {
+	if b.Max == 0 {
+		b.Max = b.For
+	}
+	return b
+}
+
+// Validate reports why b cannot be kept to. The zero Ban is valid.
+func (b Ban) Validate() error {
+	if b == (Ban{}) {
+		return nil
+	}
+	_, err := b.scales()
+	return err
+}
+
+// banScales is a Ban in units: the bucket of strikes, the one that remembers, and lengths in ticks.
+type banScales struct {
+	strikes, memory scale
+	first, longest  int64
+}
+
+func (b Ban) scales() (*banScales, error) {
+	b = b.withDefaults()
+	if b.For < time.Microsecond || b.Max < b.For || b.Max > longestBan {
+		return nil, fmt.Errorf("ratelimit: ban of %v up to %v: For must be positive, and Max from For to %v", b.For, b.Max, longestBan)
+	}
+	strikes, err := scaleOf(Limit{Capacity: b.After, Refill: Rate{b.After, b.Within}})
+	if err != nil {
+		return nil, fmt.Errorf("ratelimit: ban after %d refusals within %v: After must be at least 1, and Within positive: %w", b.After, b.Within, err)
+	}
+	s := &banScales{
+		strikes: strikes,
+		first:   int64(b.For / time.Microsecond),
+		longest: int64(b.Max / time.Microsecond),
+	}
+	if s.longest > (maxDeficit-strikes.size())/strikes.perTick {
+		return nil, fmt.Errorf("ratelimit: ban after %d refusals within %v: a ban of %v cannot be counted; lower After or Max", b.After, b.Within, b.Max)
+	}
+	s.memory = scale{capacity: 3 * s.longest, token: 1, perTick: 1}
+	return s, nil
+}
+
+// banState is the deficits of a ban's buckets.
+type banState struct{ strikes, memory int64 }
+
+// left is the number of ticks until the key is no longer shut out.
+func (b *banScales) left(state banState) int64 { return b.strikes.untilSolvent(state.strikes) }
+
+// strike counts a refusal, which may start a ban.
+func (b *banScales) strike(state banState) banState {
+	state.strikes += b.strikes.token
+	if state.strikes <= b.strikes.size()-b.strikes.token {
+		return state
+	}
+	length := min(max(b.first, state.memory), b.longest)
+	return banState{
+		strikes: b.strikes.size() + b.strikes.refillIn(length),
+		memory:  3 * length,
+	}
+}
