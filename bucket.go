@@ -1,7 +1,6 @@
 package ratelimit
 
 import (
-	"fmt"
 	"math"
 	"math/bits"
 )
@@ -32,31 +31,19 @@ type scale struct {
 	perTick  int64 // units that come back each tick: N
 }
 
-// scaleOf returns l in units, or why it cannot be counted exactly.
-func scaleOf(l Limit) (scale, error) {
-	if err := l.Refill.validate(); err != nil {
-		return scale{}, err
-	}
-	if l.Capacity < 1 {
-		return scale{}, fmt.Errorf("ratelimit: capacity %d of limit %q: must be at least 1", l.Capacity, l)
-	}
+// newScale returns a capacity and a rate, tokens per so many nanoseconds, in units, and the largest capacity that
+// can be counted at that rate. The scale is only good if its capacity is no larger. All arguments are positive.
+func newScale(capacity, tokens, nanoseconds int64) (s scale, most int64) {
 	// N tokens in D nanoseconds are 1000·N in D microseconds. The thousand is reduced first, to stay in 64 bits.
-	perTick, token := int64(l.Refill.Tokens), int64(l.Refill.Per)
-	thousand := int64(1000)
+	thousand, token, perTick := int64(1000), nanoseconds, tokens
 	d := gcd(thousand, token)
 	thousand, token = thousand/d, token/d
 	d = gcd(perTick, token)
 	perTick, token = perTick/d, token/d
 	if perTick > maxUnits/thousand {
-		return scale{}, fmt.Errorf("ratelimit: refill rate %v: faster than %d tokens a microsecond cannot be counted; use a slower rate",
-			l.Refill, int64(maxUnits)/thousand)
+		return scale{}, 0
 	}
-	s := scale{capacity: int64(l.Capacity), token: token, perTick: perTick * thousand}
-	if s.capacity > maxUnits/s.token {
-		return scale{}, fmt.Errorf("ratelimit: capacity %d of limit %q: at this rate at most %d can be counted exactly; "+
-			"lower the capacity, or use a rate with rounder numbers", l.Capacity, l, maxUnits/s.token)
-	}
-	return s, nil
+	return scale{capacity: capacity, token: token, perTick: perTick * thousand}, maxUnits / token
 }
 
 func gcd(a, b int64) int64 {

@@ -31,6 +31,7 @@ const (
 	ReasonNoKey    Reason = "no_key"   // refused: the request had no key, and the bucket of such requests is empty
 	ReasonBanned   Reason = "banned"   // refused: the key is shut out; see WithBan
 	ReasonShadow   Reason = "shadow"   // let through, but would have been refused; see WithShadow
+	ReasonGone     Reason = "gone"     // refused: the client left while the request was held back; see WithMaxWait
 	ReasonStore    Reason = "store"    // no decision: the store could not be asked
 	ReasonForeign  Reason = "foreign"  // no decision: the store holds something else under the key
 	ReasonArgument Reason = "argument" // no decision: the cost or a limit is invalid
@@ -39,21 +40,28 @@ const (
 // Refused reports whether the request was refused.
 func (e Event) Refused() bool { return e.Err == nil && !e.Result.Allowed }
 
-func reasonOf(key string, r Result, err error) Reason {
+func reasonOf(d *decision, err error) Reason {
+	r := d.result
 	switch {
-	case err == nil && r.Allowed:
-		return ReasonAllowed
 	case errors.Is(err, ErrArgument):
 		return ReasonArgument
 	case errors.Is(err, ErrForeignState):
 		return ReasonForeign
 	case err != nil:
 		return ReasonStore
+	case d.gone:
+		return ReasonGone
+	case r.Allowed:
+		return ReasonAllowed
+	case d.mode == Shadow:
+		return ReasonShadow
+	case r.Banned:
+		return ReasonBanned
 	case r.RetryAfter == Never:
 		return ReasonCost
 	case r.Source == SourceOverflow:
 		return ReasonOverflow
-	case key == "":
+	case d.key == "":
 		return ReasonNoKey
 	default:
 		return ReasonRefused

@@ -120,6 +120,25 @@ func (l Limit) Validate() error {
 	return err
 }
 
+// scaleOf returns l in the units that a bucket is counted in.
+func scaleOf(l Limit) (scale, error) {
+	if err := l.Refill.validate(); err != nil {
+		return scale{}, err
+	}
+	if l.Capacity < 1 {
+		return scale{}, fmt.Errorf("ratelimit: capacity %d of limit %q: must be at least 1", l.Capacity, l)
+	}
+	s, most := newScale(int64(l.Capacity), int64(l.Refill.Tokens), int64(l.Refill.Per))
+	switch {
+	case most == 0:
+		return scale{}, fmt.Errorf("ratelimit: refill rate %v: too fast to be counted; use a slower rate", l.Refill)
+	case s.capacity > most:
+		return scale{}, fmt.Errorf("ratelimit: capacity %d of limit %q: at this rate at most %d can be counted exactly; "+
+			"lower the capacity, or use a rate with rounder numbers", l.Capacity, l, most)
+	}
+	return s, nil
+}
+
 var errRateForm = errors.New(`want tokens/period, as in "10/s", "100/m" or "1/86.4s"`)
 
 func parseRate(text string) (Rate, error) {

@@ -24,8 +24,10 @@ package ratelimit
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -44,17 +46,23 @@ func New(opts ...Option) gin.HandlerFunc {
 // Limiter is a set of buckets, and what to do with requests that find theirs empty. It is safe for
 // concurrent use and needs no closing.
 type Limiter struct {
-	name      string
-	store     Store
-	namespace string // before each key in a store that others may use too
-	limits    []Limit
-	limitFunc func(*gin.Context) []Limit
-	key       KeyFunc
-	cost      func(*gin.Context) int
-	headers   []HeaderFunc // nil: XHeaders, in the room that the decision has for it
-	denied    func(*gin.Context, Result)
-	failed    func(*gin.Context, error)
-	observers []func(context.Context, Event)
+	name        string
+	store       Store
+	namespace   string // before each key in a store that others may use too
+	limits      []Limit
+	limitFunc   func(*gin.Context) []Limit
+	key         KeyFunc
+	cost        func(*gin.Context) int
+	chargeIf    func(*gin.Context) bool
+	options     TakeOptions
+	headers     []HeaderFunc // nil: XHeaders, in the room that the decision has for it
+	denied      func(*gin.Context, Result)
+	failed      func(*gin.Context, error)
+	observers   []func(context.Context, Event)
+	debugSecret *[sha256.Size]byte // nil: no debug header
+
+	mode    atomic.Int32
+	waiting atomic.Int64 // requests that are held back
 }
 
 // NewLimiter returns a limiter whose Handle is the middleware, for those who also want [Limiter.Take] and
@@ -81,6 +89,13 @@ func NewLimiter(opts ...Option) (*Limiter, error) {
 		denied:    c.denied,
 		failed:    c.failed,
 		observers: c.observers,
+		chargeIf:  c.chargeIf,
+		options:   TakeOptions{MaxWait: c.maxWait, Ban: c.ban},
+	}
+	l.SetMode(c.mode)
+	if c.debugSecret != "" {
+		digest := sha256.Sum256([]byte(c.debugSecret))
+		l.debugSecret = &digest
 	}
 	if len(c.names) == 1 {
 		l.name = c.names[0]
@@ -102,7 +117,7 @@ func NewLimiter(opts ...Option) (*Limiter, error) {
 	return l, nil
 }
 
-// Handle is the middleware. It returns, or aborts c; it does not call c.Next, so it composes:
+// Handle is the middleware. It returns, or aborts c, so it composes:
 //
 //	router.Use(func(c *gin.Context) {
 //		if !internal(c) {
@@ -110,82 +125,139 @@ func NewLimiter(opts ...Option) (*Limiter, error) {
 //		}
 //	})
 //
+// It calls c.Next only for [WithChargeIf]. Where limiters stack and a later one refuses, the tokens that the
+// earlier ones have taken for this request come back.
+//
 // A request whose client has gone by the time of the decision is aborted with 499, since nobody would read
 // the answer.
 func (l *Limiter) Handle(c *gin.Context) {
-	ctx := c.Request.Context() // Never c itself: Gin reuses it.
-	key, cost, limits := l.key(c), 1, l.limits
+	mode := l.Mode()
+	if mode == Off {
+		return
+	}
+	d := &decision{limiter: l, mode: mode, key: l.key(c), cost: 1, limits: l.limits, earlier: lastDecision(c)}
 	if l.cost != nil {
-		cost = l.cost(c)
+		d.cost = l.cost(c)
 	}
 	if l.limitFunc != nil {
-		if own := l.limitFunc(c); len(own) > 0 {
-			limits = own
+		if limits := l.limitFunc(c); len(limits) > 0 {
+			d.limits = limits
 		}
 	}
-	result, err := l.take(ctx, c, key, cost, limits)
-	if errors.Is(ctx.Err(), context.Canceled) {
+	ctx := c.Request.Context() // Never c itself: Gin reuses it.
+	err := l.decide(ctx, c.FullPath(), d)
+	switch {
+	case mode == Shadow && err != nil:
+		return
+	case mode == Shadow:
+		c.Set(decisionKey{}, d)
+		return
+	case errors.Is(ctx.Err(), context.Canceled):
 		const clientClosedRequest = 499 // nginx's
 		c.AbortWithStatus(clientClosedRequest)
 		return
-	}
-	if err != nil {
+	case err != nil:
 		l.failed(c, err)
 		return
 	}
-	d := &decision{limiter: l, result: result, earlier: lastDecision(c)}
 	c.Set(decisionKey{}, d)
 	h := c.Writer.Header()
 	if l.headers == nil {
-		writeXHeaders(h, result, &d.xHeaders)
+		writeXHeaders(h, d.result, &d.xHeaders)
 	}
 	for _, write := range l.headers {
-		write(h, l.name, result)
+		write(h, l.name, d.result)
 	}
-	if !result.Allowed {
-		setRefusalHeaders(h, result)
-		l.denied(c, result)
+	if l.debugSecret != nil {
+		l.debug(h, c, d)
+	}
+	switch {
+	case !d.result.Allowed:
+		d.earlier.refund(c)
+		setRefusalHeaders(h, d.result)
+		l.denied(c, d.result)
 		c.Abort()
+	case l.chargeIf != nil:
+		c.Next()
+		if !l.chargeIf(c) {
+			if err := d.charge(c, 0); err != nil {
+				_ = c.Error(err)
+			}
+		}
 	}
 }
 
 // Take withdraws n tokens from the buckets of key, as a request would, or none if any holds too few. n == 0
 // looks and changes nothing. The limits are the static ones; see [WithLimitFunc] for the others. It is for
-// work that does not come as a request: messages, jobs, admin pages.
+// work that does not come as a request: messages, jobs, admin pages. The mode does not matter to it, and with
+// [WithMaxWait] it is the caller's to wait for Result.Wait.
 //
 // A refusal is a Result. The error is the store's, or about a negative n; no error handler is asked.
 func (l *Limiter) Take(ctx context.Context, key string, n int) (Result, error) {
-	return l.take(ctx, nil, key, n, l.limits)
+	if len(l.observers) == 0 {
+		return l.ask(ctx, key, n, l.limits)
+	}
+	d := decision{limiter: l, key: key, cost: n, limits: l.limits}
+	start := time.Now()
+	var err error
+	d.result, err = l.ask(ctx, key, n, l.limits)
+	l.observe(ctx, "", &d, err, time.Since(start))
+	return d.result, err
 }
 
-// Reset forgets key, which fills its buckets.
+// Reset forgets key, which fills its buckets and lifts its ban.
 func (l *Limiter) Reset(ctx context.Context, key string) error {
 	return l.store.Reset(ctx, l.storeKey(key))
 }
 
-// take asks the store and tells the observers. c is nil outside of a request.
-func (l *Limiter) take(ctx context.Context, c *gin.Context, key string, n int, limits []Limit) (Result, error) {
-	if len(l.observers) == 0 {
+// decide asks the store about a request, waits if it is to wait, and tells the observers.
+func (l *Limiter) decide(ctx context.Context, route string, d *decision) error {
+	var start time.Time
+	if len(l.observers) > 0 {
+		start = time.Now()
+	}
+	result, err := l.ask(ctx, d.key, d.cost, d.limits)
+	d.result = result
+	if result.Allowed {
+		d.charged = d.cost
+	}
+	var elapsed time.Duration
+	if len(l.observers) > 0 {
+		elapsed = time.Since(start)
+	}
+	if result.Wait > 0 && d.mode != Shadow {
+		l.wait(ctx, d)
+	}
+	l.observe(ctx, route, d, err, elapsed)
+	return err
+}
+
+func (l *Limiter) ask(ctx context.Context, key string, n int, limits []Limit) (Result, error) {
+	if l.options == (TakeOptions{}) {
 		return l.store.Take(ctx, l.storeKey(key), n, limits)
 	}
-	start := time.Now()
-	result, err := l.store.Take(ctx, l.storeKey(key), n, limits)
+	return l.store.(OptionStore).TakeWith(ctx, l.storeKey(key), n, limits, l.options) // NewLimiter has seen that it is one.
+}
+
+func (l *Limiter) observe(ctx context.Context, route string, d *decision, err error, elapsed time.Duration) {
+	if len(l.observers) == 0 {
+		return
+	}
 	event := Event{
 		Name:    l.name,
-		Key:     Key{key},
-		Cost:    n,
-		Result:  result,
+		Route:   route,
+		Key:     Key{d.key},
+		Cost:    d.cost,
+		Result:  d.result,
 		Err:     err,
-		Reason:  reasonOf(key, result, err),
-		Elapsed: time.Since(start),
-	}
-	if c != nil {
-		event.Route = c.FullPath()
+		Reason:  reasonOf(d, err),
+		Elapsed: elapsed,
+		Waited:  d.waited,
+		Waiting: int(l.waiting.Load()),
 	}
 	for _, observe := range l.observers {
 		observe(ctx, event)
 	}
-	return result, err
 }
 
 func (l *Limiter) storeKey(key string) string {
@@ -197,26 +269,31 @@ func (l *Limiter) storeKey(key string) string {
 }
 
 // Get returns the decision on this request: the refusal, or, where limiters stack, the one with the fewest
-// tokens left. It is false where no limiter has decided: none has run, or its store could not.
-func Get(c *gin.Context) (Result, bool) {
-	d := lastDecision(c)
-	if d == nil {
-		return Result{}, false
-	}
-	tightest := d.result
-	for ; d != nil; d = d.earlier {
-		if tightest.Allowed && (!d.result.Allowed || d.result.Remaining < tightest.Remaining) {
-			tightest = d.result
+// tokens left. Limiters in [Shadow] do not count. It is false where no limiter has decided: none has run, or its
+// store could not.
+func Get(c *gin.Context) (tightest Result, ok bool) {
+	for d := lastDecision(c); d != nil; d = d.earlier {
+		switch {
+		case d.mode == Shadow:
+		case !ok, tightest.Allowed && (!d.result.Allowed || d.result.Remaining < tightest.Remaining):
+			tightest, ok = d.result, true
 		}
 	}
-	return tightest, true
+	return tightest, ok
 }
 
-// decision is what one limiter did to one request.
+// decision is what one limiter does to one request.
 type decision struct {
 	limiter  *Limiter
+	mode     Mode
+	key      string
+	cost     int
+	limits   []Limit
 	result   Result
-	earlier  *decision // of the limiter before on the same request
+	charged  int           // tokens that the request has taken and not given back
+	waited   time.Duration // how long it was held back
+	gone     bool          // whether its context ended meanwhile
+	earlier  *decision     // of the limiter before on the same request
 	xHeaders xHeaderValues
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/gin-gonic/gin"
 )
@@ -28,6 +29,12 @@ type config struct {
 	denied      func(*gin.Context, Result)
 	failed      func(*gin.Context, error)
 	observers   []func(context.Context, Event)
+	chargeIf    func(*gin.Context) bool
+	maxWait     time.Duration
+	ban         Ban
+	mode        Mode
+	debugSecret string
+	mistakes    []error  // that an option can tell by itself
 	nils        []string // options that were given nil
 }
 
@@ -136,9 +143,61 @@ func WithObserver(observe func(context.Context, Event)) Option {
 	}
 }
 
+// WithChargeIf charges a request only if charge says so after its handler has run: only failed logins, only
+// successes. The tokens are taken before, so that no more requests than the bucket allows are under way, and
+// given back afterwards where charge says no. A handler that panics is charged. Default: every request is.
+func WithChargeIf(charge func(*gin.Context) bool) Option {
+	return func(c *config) {
+		c.notNil(charge == nil, "WithChargeIf", "a function")
+		c.chargeIf = charge
+	}
+}
+
+// WithMaxWait holds a request that finds too few tokens back for as long as longest, if they will be there by
+// then, instead of refusing it. That shapes traffic as a leaky bucket does: requests go on at the refill rate,
+// in the order in which they came, and only what would wait longer is refused. Each holds a goroutine and a
+// connection meanwhile, up to the refill rate times longest per key; a client that leaves gives its place back.
+// Default: 0, which refuses at once. The store must be an [OptionStore].
+func WithMaxWait(longest time.Duration) Option {
+	return func(c *config) {
+		if longest < time.Microsecond || longest > day {
+			c.mistakes = append(c.mistakes, fmt.Errorf("ratelimit: WithMaxWait(%v): must be from 1µs to 24h", longest))
+		}
+		c.maxWait = longest
+	}
+}
+
+// WithBan shuts out clients that do not heed Retry-After, for ever longer times; see [Ban]. It is decided
+// together with the take, so all instances on one store keep it. [Limiter.Reset] lifts it. Default: none, and
+// then a refusal changes nothing in the store. The store must be an [OptionStore].
+func WithBan(ban Ban) Option {
+	return func(c *config) {
+		if _, err := ban.scales(); err != nil {
+			c.mistakes = append(c.mistakes, fmt.Errorf("ratelimit: WithBan: %w", err))
+		}
+		c.ban = ban
+	}
+}
+
+// WithShadow makes the limiter begin in [Shadow], where it decides and refuses nobody. [Limiter.SetMode] ends it.
+func WithShadow() Option { return func(c *config) { c.mode = Shadow } }
+
+// WithDebugHeader explains decisions, as [Explain] does, in the response header X-RateLimit-Explain to those
+// requests that carry secret in X-RateLimit-Debug. At least 16 characters: whoever knows it sees what is counted
+// how. Default: nobody is told.
+func WithDebugHeader(secret string) Option {
+	return func(c *config) {
+		const shortest = 16
+		if len(secret) < shortest {
+			c.mistakes = append(c.mistakes, fmt.Errorf("ratelimit: WithDebugHeader: the secret has %d characters: must have at least %d", len(secret), shortest))
+		}
+		c.debugSecret = secret
+	}
+}
+
 // validate returns every mistake at once, with the fix.
 func (c *config) validate() error {
-	var errs []error
+	errs := slices.Clone(c.mistakes)
 	mistake := func(format string, args ...any) {
 		errs = append(errs, fmt.Errorf("ratelimit: "+format, args...))
 	}
@@ -166,6 +225,9 @@ func (c *config) validate() error {
 	case c.store != nil:
 		mistake("WithStore needs WithName: a store may serve many limiters, and the name keeps their buckets apart; " +
 			"for example WithName(\"login\")")
+	}
+	if _, ok := c.store.(OptionStore); c.store != nil && !ok && (c.maxWait != 0 || c.ban != (Ban{})) {
+		mistake("WithMaxWait and WithBan need a Store that is an OptionStore, and %T is not: use a MemoryStore or a RedisStore", c.store)
 	}
 	for _, text := range c.nils {
 		mistake("%s", text)

@@ -205,7 +205,7 @@ func (m *MemoryStore) applyLocked(shard *memoryShard, id slotKey, key string, c 
 	}
 	b = &wideBucket{}
 	result, changed := b.apply(SourceMemory, now, c, limits, scales)
-	if changed {
+	if changed && !b.isFull(now) {
 		shard.evict(m, now, evictPerInsert)
 		shard.addWide(key, b)
 	}

@@ -89,9 +89,9 @@ func (b *wideBucket) apply(source Source, now int64, c change, limits []Limit, s
 	case o.allowed:
 		for i, s := range scales {
 			o.deficits[i], _ = c.of(s, o.deficits[i])
-			changed = changed || o.deficits[i] != next.levels[i].deficit
 			next.levels[i].deficit = o.deficits[i]
 		}
+		changed = c.n != 0
 	case c.ban != nil && o.banned == 0:
 		ban = c.ban.strike(ban)
 		o.banned = c.ban.left(ban)
