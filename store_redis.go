@@ -39,6 +39,8 @@ type RedisStore struct {
 	denied  *denyCache
 	prefix  string
 	budget  time.Duration
+
+	reloader *slotReloader // nil but on a cluster
 }
 
 // RedisOption configures [NewRedisStore].
@@ -93,9 +95,12 @@ func NewRedisStore(client redis.UniversalClient, opts ...RedisOption) (*RedisSto
 		client: client, process: client.Process, denied: newDenyCache(config.denials),
 		prefix: config.prefix, budget: config.timeout,
 	}
-	if _, ok := client.(*redis.Client); ok {
+	switch client := client.(type) {
+	case *redis.Client:
 		// Not on a cluster or a Ring, where a batch would wait for the slowest node.
 		s.process = (&batcher{client: client}).process
+	case *redis.ClusterClient:
+		s.reloader = &slotReloader{cluster: client}
 	}
 	return s, nil
 }
@@ -220,11 +225,15 @@ func (s *RedisStore) run(ctx context.Context, numbers int, key string, args []an
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.budget)
 	defer cancel()
 	key = s.prefix + escapeKey(key)
-	reply, err := s.send(ctx, "evalsha", redisScriptSHA, key, args)
-	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		// Nothing ran, so it is safe to send again. EVAL also caches the script on that node.
-		reply, err = s.send(ctx, "eval", redisScript, key, args)
+	reply, err := s.send(ctx, key, args)
+	for _, delay := range retryDelays {
+		if err == nil || !mayRetry(err) || !pause(ctx, delay) {
+			break
+		}
+		s.reloader.failed(err)
+		reply, err = s.send(ctx, key, args)
 	}
+	s.reloader.failed(err)
 	switch {
 	case redis.HasErrorPrefix(err, "FOREIGN"), redis.HasErrorPrefix(err, "WRONGTYPE"):
 		return nil, fmt.Errorf("ratelimit: redis key %q: %w; delete it, or use another WithKeyPrefix: %w", clip(key), ErrForeignState, err)
@@ -236,7 +245,17 @@ func (s *RedisStore) run(ctx context.Context, numbers int, key string, args []an
 	return reply, nil
 }
 
-func (s *RedisStore) send(ctx context.Context, command, script, key string, args []any) ([]int64, error) {
+// send has the script run, by its name, or in full where it is not known: then nothing ran, and EVAL makes it
+// known on that node, too.
+func (s *RedisStore) send(ctx context.Context, key string, args []any) ([]int64, error) {
+	reply, err := s.eval(ctx, "evalsha", redisScriptSHA, key, args)
+	if redis.HasErrorPrefix(err, "NOSCRIPT") {
+		return s.eval(ctx, "eval", redisScript, key, args)
+	}
+	return reply, err
+}
+
+func (s *RedisStore) eval(ctx context.Context, command, script, key string, args []any) ([]int64, error) {
 	cmd := onceCmd{redis.NewIntSliceCmd(ctx, append([]any{command, script, 1, key}, args...)...)}
 	if err := s.process(ctx, cmd); err != nil {
 		return nil, err

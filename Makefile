@@ -1,0 +1,89 @@
+# `make help` lists the targets; `make test` is all that continuous integration runs.
+
+GOLANGCI_LINT = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+GOVULNCHECK   = go run golang.org/x/vuln/cmd/govulncheck@v1.9.0
+FUZZTIME      = 10s
+
+# ./... skips directories that begin with an underscore, so the example is named.
+PACKAGES = ./... ./_example
+# Every module below this one: extra/*, _bench, _verify, …
+MODULES  = $(shell find . -mindepth 2 -name go.mod -not -path '*/.*' -exec dirname {} \; | sort)
+
+# No test may be skipped for want of a Redis, no go.work may change what is built,
+# and a checkout that belongs to another user (a container's volume) is no reason to fail.
+export REQUIRE_REDIS = 1
+export GOWORK        = off
+export GOFLAGS      += -buildvcs=false
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help test lint test-root test-modules test-386 bench verify verify-quick fuzz govulncheck tools
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+test: tools lint test-root test-modules test-386 ## check everything: format, lint, all tests under the race detector
+
+lint: ## gofmt, go mod tidy, go vet and golangci-lint, in every module
+	@set -e; files=$$(gofmt -s -l .); \
+	if [ -n "$$files" ]; then echo "not formatted, run gofmt -s -w on:" $$files >&2; exit 1; fi
+	@set -e; for module in . $(MODULES); do \
+		packages=./...; if [ $$module = . ]; then packages="$(PACKAGES)"; fi; \
+		echo "lint $$module"; \
+		go -C $$module mod tidy -diff; \
+		go -C $$module vet $$packages; \
+		(cd $$module && $(GOLANGCI_LINT) run $$packages); \
+	done
+
+test-root: tools ## the tests of the root module and of the example, under the race detector
+	go test -race -shuffle=on $(PACKAGES)
+
+test-modules: tools ## the tests of the nested modules, under the race detector; the long ones with -short
+	@set -e; for module in $(MODULES); do \
+		case $$module in ./_bench|./_verify) short=-short ;; *) short= ;; esac; \
+		echo "test $$module"; \
+		go -C $$module build -o /dev/null ./...; \
+		go -C $$module test -race -shuffle=on $$short ./...; \
+	done
+
+test-386: tools ## the root module where int has 32 bits
+	GOOS=linux GOARCH=386 CGO_ENABLED=0 go vet ./...
+	@set -e; case $$(go env GOHOSTOS)/$$(go env GOHOSTARCH) in \
+	linux/amd64) GOARCH=386 CGO_ENABLED=0 go test -short -shuffle=on ./... ;; \
+	*) echo "this machine cannot run linux/386: compiled, not run" ;; \
+	esac
+
+bench: tools ## this library against its peers, side by side
+	go -C _bench run .
+
+verify: tools ## model checking, linearizability, faults, many processes: minutes
+	go -C _verify test -count=1 -timeout 30m ./...
+
+verify-quick: tools ## the same, cut short for every change
+	go -C _verify test -count=1 -short -race ./...
+
+fuzz: tools ## each fuzz target of the root package in turn, for FUZZTIME (default 10s)
+	@set -e; targets=$$(go test -list '^Fuzz' . | sed -n '/^Fuzz/p'); \
+	for target in $$targets; do \
+		echo "fuzz $$target"; \
+		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) .; \
+	done
+
+govulncheck: ## known vulnerabilities in what we call, in every module; needs the network
+	@set -e; for module in . $(MODULES); do \
+		echo "govulncheck $$module"; \
+		$(GOVULNCHECK) -C $$module ./...; \
+	done
+
+tools: # a redis-server for the tests and the C compiler that the race detector needs
+	@set -e; missing=; \
+	command -v redis-server >/dev/null || missing="redis-server"; \
+	command -v $$(go env CC) >/dev/null || missing="$$missing gcc libc6-dev"; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	sudo=; if [ "$$(id -u)" != 0 ]; then sudo=sudo; fi; \
+	if ! command -v apt-get >/dev/null || ! command -v $${sudo:-sh} >/dev/null; then \
+		echo "Missing here: $$missing. Install it (redis-server: version 6 or later), then run make again." >&2; exit 1; \
+	fi; \
+	echo "install $$missing"; \
+	$$sudo apt-get -qq update || true; \
+	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null
