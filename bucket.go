@@ -136,10 +136,19 @@ func (s scale) units(n int64) int64 {
 	return n * s.token
 }
 
-// carry takes a deficit over from the limit that it was counted by to s. Partial tokens are rounded up in
-// units, so that versions of a program with old and new limits can take turns without minting. Debts and
-// what a smaller capacity cannot hold are forgiven, so that nobody waits for tokens that the new limit
-// does not know.
+// takeOver returns what is left, so many ticks later, of a deficit that was counted by another limit. From
+// where it was last counted on, the bucket refills at the new rate. But if it is full by the old one, it is full:
+// it may have been evicted as such, and eviction must not change a decision.
+func (s scale) takeOver(deficit int64, from scale, ticks int64) int64 {
+	if from != s && from.refill(deficit, ticks) == 0 {
+		return 0
+	}
+	return s.refill(s.carry(deficit, from), ticks)
+}
+
+// carry puts a deficit into the units of another limit. Partial tokens are rounded up in units, so that versions
+// of a program with old and new limits can take turns without minting. Debts and what a smaller capacity cannot
+// hold are forgiven, so that nobody waits for tokens that the new limit does not know.
 func (s scale) carry(deficit int64, from scale) int64 {
 	if from.capacity == s.capacity && from.token == s.token {
 		return deficit

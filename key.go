@@ -37,10 +37,10 @@ func ByClientIP(c *gin.Context) string {
 // believed. Behind a proxy it is the proxy's address, one key for everybody. On a unix socket it is "".
 func ByRemoteIP(c *gin.Context) string {
 	host := c.Request.RemoteAddr
-	if i := strings.LastIndexByte(host, ':'); i >= 0 {
-		if key := addressKey(strings.Trim(host[:i], "[]")); key != "" {
-			return key
-		}
+	if bracketed, ok := strings.CutPrefix(host, "["); ok {
+		host, _, _ = strings.Cut(bracketed, "]")
+	} else if i := strings.IndexByte(host, ':'); i == strings.LastIndexByte(host, ':') && i >= 0 {
+		host = host[:i] // With more colons it is IPv6 without a port, which some middleware sets.
 	}
 	return addressKey(host)
 }

@@ -45,8 +45,8 @@ func (l level) after(ticks int64) level {
 	return l
 }
 
-// under is the bucket under another limit.
-func (l level) under(s scale) level { return level{s, s.carry(l.deficit, l.scale)} }
+// under is the bucket so many ticks later, under another limit.
+func (l level) under(s scale, ticks int64) level { return level{s, s.takeOver(l.deficit, l.scale, ticks)} }
 
 // apply makes a change to all the limits' buckets or to none, and reports whether anything has changed.
 func (b *wideBucket) apply(source Source, now int64, c change, limits []Limit, scales []scale) (r Result, changed bool) {
@@ -55,7 +55,7 @@ func (b *wideBucket) apply(source Source, now int64, c change, limits []Limit, s
 	for i := range next.levels {
 		switch {
 		case i < len(scales) && i < len(b.levels):
-			next.levels[i] = b.levels[i].under(scales[i]).after(elapsed)
+			next.levels[i] = b.levels[i].under(scales[i], elapsed)
 		case i < len(scales):
 			next.levels[i].scale = scales[i]
 		default:
@@ -68,7 +68,7 @@ func (b *wideBucket) apply(source Source, now int64, c change, limits []Limit, s
 	if c.ban != nil {
 		carried := [2]level{{scale: c.ban.strikes}, {scale: c.ban.memory}}
 		if b.ban != nil {
-			carried = [2]level{b.ban[0].under(c.ban.strikes).after(elapsed), b.ban[1].under(c.ban.memory).after(elapsed)}
+			carried = [2]level{b.ban[0].under(c.ban.strikes, elapsed), b.ban[1].under(c.ban.memory, elapsed)}
 		}
 		next.ban = &carried
 	}

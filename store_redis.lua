@@ -116,7 +116,7 @@ local function muldivup(a, b, c)
   return q
 end
 
--- Takes a deficit over from a bucket's old limit; scale.carry in bucket.go says why.
+-- Puts a deficit into the units of another limit; scale.carry in bucket.go says why.
 local function carry(bucket, capacity, token)
   local deficit, from = bucket[4], bucket[2]
   if from == token and bucket[1] == capacity then return deficit end
@@ -133,7 +133,10 @@ end
 local function current(stored, limit)
   local capacity, token, pertick = string.match(limit, '^(%d+) (%d+) (%d+)$')
   local bucket = {tonumber(capacity), tonumber(token), tonumber(pertick), 0}
-  if stored then bucket[4] = refill(carry(stored, bucket[1], bucket[2]), bucket[3]) end
+  -- Full by its old limit, it is full: it may have expired as such.
+  if stored and refill(stored[4], stored[3]) > 0 then
+    bucket[4] = refill(carry(stored, bucket[1], bucket[2]), bucket[3])
+  end
   return bucket
 end
 

@@ -1,0 +1,162 @@
+package iplist
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/gin-gonic/gin"
+)
+
+func init() { gin.SetMode(gin.TestMode) }
+
+// request answers a request from peer by handlers, and behind them 200.
+func request(peer, forwardedFor string, trusted []string, handlers ...gin.HandlerFunc) *httptest.ResponseRecorder {
+	engine := gin.New()
+	if err := engine.SetTrustedProxies(trusted); err != nil {
+		panic(err)
+	}
+	engine.Use(handlers...)
+	engine.GET("/", func(c *gin.Context) { c.String(http.StatusOK, "reached") })
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	r.RemoteAddr = peer
+	if forwardedFor != "" {
+		r.Header.Set("X-Forwarded-For", forwardedFor)
+	}
+	w := httptest.NewRecorder()
+	engine.ServeHTTP(w, r)
+	return w
+}
+
+func teapot(c *gin.Context) { c.AbortWithStatus(http.StatusTeapot) }
+
+func TestHandlers(t *testing.T) {
+	list := MustNew("192.0.2.0/24", "2001:db8::/32")
+	handlers := map[string]gin.HandlerFunc{
+		"Deny": Deny(list), "Allow": Allow(list), "When": When(list, teapot), "Unless": Unless(list, teapot),
+	}
+	on := map[string]int{"Deny": 403, "Allow": 200, "When": 418, "Unless": 200}
+	off := map[string]int{"Deny": 200, "Allow": 403, "When": 200, "Unless": 418}
+	unknown := map[string]int{"Deny": 403, "Allow": 403, "When": 418, "Unless": 418}
+	for peer, want := range map[string]map[string]int{
+		"192.0.2.7:1234":            on,
+		"[::ffff:192.0.2.7]:1234":   on,
+		"[2001:db8::1%eth0]:1234":   on,
+		"192.0.2.7":                 on, // set by middleware
+		"2001:db8::a:b:c:d":         on,
+		"198.51.100.1:1234":         off,
+		"[::192.0.2.7]:1234":        off, // compatible is not mapped
+		"":                          unknown,
+		"@":                         unknown,
+		"client.example.com:1234":   unknown,
+		"192.0.2.7.example.com:123": unknown,
+	} {
+		for name, handler := range handlers {
+			if got := request(peer, "", nil, handler).Code; got != want[name] {
+				t.Errorf("%s from %q: %d, want %d", name, peer, got, want[name])
+			}
+		}
+	}
+}
+
+func TestForbid(t *testing.T) {
+	w := request("192.0.2.7:1234", "", nil, Forbid)
+	if w.Code != 403 || w.Body.String() != `{"error":"forbidden"}` || !strings.HasPrefix(w.Header().Get("Content-Type"), "application/json") {
+		t.Errorf("%d %s %v", w.Code, w.Body, w.Header())
+	}
+}
+
+func TestReplaceTakesEffectOnHandlers(t *testing.T) {
+	list := new(List)
+	deny := Deny(list)
+	if got := request("192.0.2.7:1", "", nil, deny).Code; got != 200 {
+		t.Errorf("empty list: %d", got)
+	}
+	if err := list.Replace("192.0.2.7"); err != nil {
+		t.Fatal(err)
+	}
+	if got := request("192.0.2.7:1", "", nil, deny).Code; got != 403 {
+		t.Errorf("on the list: %d", got)
+	}
+}
+
+// The client cannot choose its address, unless Gin was told, or left in the belief, that it is a proxy.
+func TestSpoofedHeaders(t *testing.T) {
+	office := MustNew("10.0.0.0/8")
+	everybody := []string{"0.0.0.0/0", "::/0"} // Gin's default
+	proxy := []string{"192.0.2.1"}
+	for _, test := range []struct {
+		name, peer, forwardedFor string
+		trusted                  []string
+		want                     int
+	}{
+		{"no proxies", "198.51.100.1:1", "10.0.0.1", nil, 403},
+		{"another proxy", "198.51.100.1:1", "10.0.0.1", proxy, 403},
+		{"through the proxy", "192.0.2.1:1", "198.51.100.1", proxy, 403},
+		{"through the proxy, spoofed before", "192.0.2.1:1", "10.0.0.1, 198.51.100.1", proxy, 403},
+		{"through the proxy, from the office", "192.0.2.1:1", "198.51.100.1, 10.0.0.1", proxy, 200},
+		{"through the proxy, mapped", "192.0.2.1:1", "::ffff:10.0.0.1", proxy, 200},
+		{"no address falls back to the peer", "192.0.2.1:1", "10.0.0.1.example.com", proxy, 403},
+		{"no address falls back to the peer, who is listed", "10.9.9.9:1", "unknown", []string{"10.9.9.9"}, 200},
+		{"everybody is trusted: documented", "198.51.100.1:1", "10.0.0.1", everybody, 200},
+	} {
+		if got := request(test.peer, test.forwardedFor, test.trusted, Allow(office)).Code; got != test.want {
+			t.Errorf("%s: %d, want %d", test.name, got, test.want)
+		}
+		remote := func(c *gin.Context) {
+			if !office.Contains(RemoteAddr(c)) {
+				Forbid(c)
+			}
+		}
+		want := 403
+		if strings.HasPrefix(test.peer, "10.") {
+			want = 200
+		}
+		if got := request(test.peer, test.forwardedFor, test.trusted, remote).Code; got != want {
+			t.Errorf("%s, by RemoteAddr: %d, want %d", test.name, got, want)
+		}
+	}
+}
+
+func TestTrustedPlatformIsRaw(t *testing.T) {
+	engine := gin.New()
+	engine.TrustedPlatform = "X-Client"
+	engine.Use(Deny(MustNew("192.0.2.7", "198.51.100.1")))
+	for header, want := range map[string]int{
+		"192.0.2.7":               403,
+		"::ffff:192.0.2.7":        403,
+		"203.0.113.1":             404,
+		strings.Repeat("1", 9999): 403, // the peer's
+		"203.0.113.1, 192.0.2.7":  403, // the peer's
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.RemoteAddr = "198.51.100.1:1"
+		r.Header.Set("X-Client", header)
+		w := httptest.NewRecorder()
+		engine.ServeHTTP(w, r)
+		if w.Code != want {
+			t.Errorf("%.20s: %d, want %d", header, w.Code, want)
+		}
+	}
+}
+
+func TestNilArgumentsPanic(t *testing.T) {
+	for want, make := range map[string]func(){
+		"iplist: Deny: the list is nil":      func() { Deny(nil) },
+		"iplist: Allow: the list is nil":     func() { Allow(nil) },
+		"iplist: When: the list is nil":      func() { When(nil, teapot) },
+		"iplist: Unless: the list is nil":    func() { Unless(nil, teapot) },
+		"iplist: When: the handler is nil":   func() { When(new(List), nil) },
+		"iplist: Unless: the handler is nil": func() { Unless(new(List), nil) },
+	} {
+		func() {
+			defer func() {
+				if got, _ := recover().(string); !strings.HasPrefix(got, want) {
+					t.Errorf("panic %q, want %q", got, want)
+				}
+			}()
+			make()
+		}()
+	}
+}

@@ -1,0 +1,146 @@
+// Package iplist is lists of client addresses for Gin: who is refused, who alone is let in, whom a rate
+// limiter does not ask.
+//
+//	office := iplist.MustNew("10.0.0.0/8", "192.0.2.7", "2001:db8::/32")
+//	blocked, err := iplist.Read(file)
+//
+//	router.Use(iplist.Deny(blocked))           // 403 to those on the list
+//	router.Use(iplist.Unless(office, limiter)) // nobody on the list is limited
+//	admin.Use(iplist.Allow(office))            // 403 to all but those on the list
+//
+// A list is replaced at run time, with [List.Replace] or [List.ReplaceFrom], while requests look at it. A
+// request takes no lock and sees the old list or the new one, never a part. A mistake in the new list leaves
+// the old one in force. A look allocates nothing, and takes from 10 ns among ten prefixes to 50 ns among
+// 100,000.
+//
+// # Entries
+//
+// An entry is an address ("192.0.2.7", "2001:db8::1") or a prefix ("192.0.2.0/24", "2001:db8::/32"). Order
+// and repetition mean nothing. Addresses are compared by their bits and not by their spelling:
+// "::ffff:192.0.2.7" is 192.0.2.7, and "::ffff:192.0.2.0/120" is 192.0.2.0/24. "0.0.0.0/0" is all of IPv4,
+// "::/0" all of IPv6, and neither is both.
+//
+// A prefix with bits set behind its length, "192.0.2.7/24", is a mistake, since it does not say whether one
+// address is meant or 256. So is a zone, since addresses are looked up without theirs. All mistakes are
+// reported at once, each with its position and what to write instead; of more than 100, the first 100.
+//
+// # Which address
+//
+// The address is the one that ratelimit.ByClientIP counts by, in full: c.ClientIP(), unmapped and without
+// its zone, and where that is no address, the peer's. Until engine.SetTrustedProxies is called, Gin believes
+// X-Forwarded-For from everybody, and then the client chooses which list it is on:
+//
+//	router.SetTrustedProxies(nil)                     // no proxy is in front, or
+//	router.SetTrustedProxies([]string{"10.1.2.0/24"}) // these are
+//
+// Where no header is to be believed at all, ask the list for [RemoteAddr]:
+//
+//	if !office.Contains(iplist.RemoteAddr(c)) {
+//		limiter(c)
+//	}
+//
+// # Requests without an address
+//
+// A request over a unix socket without X-Forwarded-For has no address, nor has one that a test made without
+// a RemoteAddr. It is on no list, and every restriction holds for it: [Allow] and [Deny] refuse it, and
+// [Unless] and [When] run their handler. Who wants it to pass a deny list says so:
+//
+//	if blocked.ContainsClient(c) {
+//		iplist.Forbid(c)
+//	}
+package iplist
+
+import (
+	"io"
+	"net/netip"
+	"sync/atomic"
+
+	"github.com/gaissmai/bart"
+	"github.com/gin-gonic/gin"
+)
+
+// List is a set of addresses and prefixes. It is safe for concurrent use. The zero List is empty. A List
+// must not be copied.
+type List struct {
+	table atomic.Pointer[bart.Lite] // never written to once it is here; nil: empty
+}
+
+// New returns a list of addresses and prefixes. Its error joins all mistakes, by the position of the entry,
+// counted from 1.
+func New(entries ...string) (*List, error) {
+	list := new(List)
+	if err := list.Replace(entries...); err != nil {
+		return nil, err
+	}
+	return list, nil
+}
+
+// MustNew is [New] for lists that stand in the program. It panics on mistakes.
+func MustNew(entries ...string) *List {
+	list, err := New(entries...)
+	if err != nil {
+		panic(err)
+	}
+	return list
+}
+
+// Read returns the list that stands in r, as [List.ReplaceFrom] reads it.
+func Read(r io.Reader) (*List, error) {
+	list := new(List)
+	if err := list.ReplaceFrom(r); err != nil {
+		return nil, err
+	}
+	return list, nil
+}
+
+// Replace puts entries in the place of all that was on the list; without entries the list is empty. The
+// error is that of [New], and leaves the list as it was.
+func (l *List) Replace(entries ...string) error {
+	return l.replace(func(b *builder) error {
+		for i, entry := range entries {
+			b.add("entry", i+1, entry)
+		}
+		return nil
+	})
+}
+
+// ReplaceFrom puts what stands in r in the place of all that was on the list: an entry a line, with blank
+// lines, and comments from '#' or ';' to the end of the line. The error joins all mistakes, by line, or is
+// that of r, and leaves the list as it was.
+//
+// Nothing at all is a valid list, and empty. A file that is being written may be cut short at the end of a
+// line, which nobody can see: write another and rename it.
+func (l *List) ReplaceFrom(r io.Reader) error {
+	return l.replace(func(b *builder) error { return b.read(r) })
+}
+
+func (l *List) replace(fill func(*builder) error) error {
+	b := builder{table: new(bart.Lite)}
+	if err := fill(&b); err != nil {
+		return err
+	}
+	if err := b.err(); err != nil {
+		return err
+	}
+	l.table.Store(b.table)
+	return nil
+}
+
+// Contains reports whether addr is on the list, by itself or within a prefix. The zero Addr never is.
+func (l *List) Contains(addr netip.Addr) bool {
+	table := l.table.Load()
+	return table != nil && table.Contains(addr.Unmap())
+}
+
+// ContainsClient reports whether the client of a request is on the list. It is Contains([ClientAddr](c)).
+func (l *List) ContainsClient(c *gin.Context) bool {
+	return l.Contains(ClientAddr(c))
+}
+
+// Len is the number of different entries.
+func (l *List) Len() int {
+	if table := l.table.Load(); table != nil {
+		return table.Size()
+	}
+	return 0
+}

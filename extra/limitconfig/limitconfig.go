@@ -1,0 +1,216 @@
+// Package limitconfig takes the limits of a rate limiter from a YAML or JSON document: in general, by route,
+// by plan, by key. The document can be replaced while requests come in, and buckets stay as they are.
+//
+//	default: 100/m burst 200               # where nothing below says otherwise
+//
+//	routes:                                # these have buckets of their own
+//	  POST /login: 5/m
+//	  /search: [10/s, 1000/h]              # every method; both limits must have room
+//
+//	plans:                                 # what WithPlan's function says
+//	  pro: 1000/m
+//	  enterprise:
+//	    default: [50/s burst 500, 100000/h]
+//	    routes:
+//	      /search: 100/s
+//
+//	keys:                                  # what the KeyFunc says
+//	  192.0.2.7: 1000/s
+//	  2001:db8::/64: {default: 1/s, routes: {POST /login: 1/h}}
+//
+// It is loaded at start-up and put into a limiter by one option:
+//
+//	limits, err := limitconfig.Load(document, limitconfig.WithPlan(planOf))
+//	…
+//	router.Use(ratelimit.New(limits.Option(), ratelimit.WithName("api")))
+//
+// # The document
+//
+// A limit is text as ratelimit.Limit reads it: "10/s", "100/m burst 200", "1/86.4s". Limits are one or a list of
+// them, and a request must find room in all.
+//
+//	default  limits               required
+//	routes   route: limits        "POST /login", or "/login" for every method
+//	plans    plan: limits, or a mapping of default and routes
+//	keys     key: limits, or a mapping of default and routes
+//
+// Routes are written as they are registered, groups' prefixes and parameters included: "GET /users/:id". See
+// [Config.Check]. A key is what the KeyFunc returns, to the letter: ratelimit.ByClientIP returns IPv6
+// addresses as their /64. "" is requests without a key. For networks see the module extra/iplist.
+//
+// Everything that is not as above is a mistake: unknown fields, names that stand twice, what is no limit,
+// tags and merge keys. Anchors and aliases are understood. Mistakes are reported all at once, each with its
+// line, its field and what to write instead (see [Mistake]); of more than 100, the first 100. Where the syntax
+// itself is broken nothing behind can be read, and that is the only mistake. JSON is read as the YAML that it
+// is; of its escapes, pairs like "\ud83d\ude00" are not understood.
+//
+// # Which limits hold
+//
+// The route comes first: the limits that the key's routes give it, or else the plan's, or else everybody's. Where
+// none of them names it, the default is the key's, or else the plan's, or else the document's. Within one list of
+// routes "POST /login" goes before "/login". So a strict limit on /login holds for every plan and key that does
+// not name /login itself.
+//
+// # Which buckets
+//
+// A client has one set of buckets for each route that the document names anywhere, and one more for all
+// other routes together. Where both "GET /x" and "/x" are named, GET has the one and all other methods the
+// other. So five requests a minute to /login are five, whatever else the client does.
+//
+// Buckets outlive a change of limits, be it of the document or of the client's plan, and are matched by position:
+// what was spent of the first bucket is spent of the new first limit. Where the new list is longer, its last limits
+// begin full; where it is shorter, the last buckets refill until they are asked again. So keep limits of one kind
+// in one position, as in [per second, per hour] for every plan; otherwise what was spent by the hour is missing by
+// the second. A route that is named for the first time begins full.
+package limitconfig
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/gin-ratelimit/ratelimit"
+)
+
+// Config is the limits of a document. It is safe for concurrent use.
+type Config struct {
+	rules     atomic.Pointer[rules] // never written to once they are here
+	key       ratelimit.KeyFunc
+	customKey bool
+	plan      func(*gin.Context) string // nil: there are no plans
+	planNames []string                  // nil: any
+}
+
+// Option configures [Load].
+type Option func(*Config) error
+
+// WithKeyFunc sets what a request is counted against, and looked up by under keys. It is called twice for each
+// request where the document has keys, and else once. Default: ratelimit.ByClientIP.
+func WithKeyFunc(key ratelimit.KeyFunc) Option {
+	return func(c *Config) error {
+		if key == nil {
+			return errors.New("limitconfig: WithKeyFunc(nil): needs a KeyFunc, for example ratelimit.ByClientIP")
+		}
+		c.key, c.customKey = key, true
+		return nil
+	}
+}
+
+// WithPlan sets the function that tells a request's plan, or "" where it has none. A plan that the document
+// does not name has no limits of its own. Where names are given, they are all the plans there are, and any
+// other in the document is a mistake. It must be safe for concurrent use, and is called at most once for each
+// request. Default: there are no plans, and a document that has some is a mistake.
+func WithPlan(plan func(*gin.Context) string, names ...string) Option {
+	return func(c *Config) error {
+		if plan == nil {
+			return errors.New("limitconfig: WithPlan(nil): needs a function that tells a request's plan")
+		}
+		c.plan, c.planNames = plan, names
+		return nil
+	}
+}
+
+// Load reads a document. The error joins all mistakes in it, each a [*Mistake], or else those in the options.
+func Load(document []byte, opts ...Option) (*Config, error) {
+	c := &Config{key: ratelimit.ByClientIP}
+	var errs []error
+	for i, opt := range opts {
+		if opt == nil {
+			errs = append(errs, fmt.Errorf("limitconfig: option %d is nil", i))
+			continue
+		}
+		errs = append(errs, opt(c))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	if err := c.Replace(document); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Replace puts a document in the place of the one before, for all requests that come from then on. The error
+// is that of [Load], and leaves the document before in force.
+func (c *Config) Replace(document []byte) error {
+	rules, err := c.parse(document)
+	if err != nil {
+		return err
+	}
+	c.rules.Store(rules)
+	return nil
+}
+
+// Option puts the limits into a limiter. It stands for WithKeyFunc([Config.Key]), WithLimitFunc([Config.Limits])
+// and, since a limiter has static limits too, WithRefillRate, WithCapacity and WithLimit with the present default;
+// Limiter.Take goes by those, also once the document is replaced. Give none of these options beside it.
+func (c *Config) Option() ratelimit.Option {
+	fallback := c.rules.Load().everybody.limits
+	opts := []ratelimit.Option{
+		ratelimit.WithRefillRate(fallback[0].Refill),
+		ratelimit.WithCapacity(fallback[0].Capacity),
+		ratelimit.WithKeyFunc(c.Key),
+		ratelimit.WithLimitFunc(c.Limits),
+	}
+	for _, limit := range fallback[1:] {
+		opts = append(opts, ratelimit.WithLimit(limit))
+	}
+	return join(opts...)
+}
+
+// join is all options in one. What they set has no name outside of package ratelimit, but a type parameter
+// stands for it.
+func join[T any, O ~func(T)](opts ...O) O {
+	return func(settings T) {
+		for _, opt := range opts {
+			opt(settings)
+		}
+	}
+}
+
+// Limits is the limits that hold for a request, at least one. It is for ratelimit.WithLimitFunc, beside
+// [Config.Key]; [Config.Option] sets both. The slice is shared: do not change it.
+func (c *Config) Limits(gc *gin.Context) []ratelimit.Limit {
+	rules := c.rules.Load()
+	var key, plan *section
+	if len(rules.keys) > 0 {
+		key = rules.keys[c.key(gc)]
+	}
+	if len(rules.plans) > 0 {
+		plan = rules.plans[c.plan(gc)]
+	}
+	return rules.limits(key, plan, routeOf(gc))
+}
+
+// Key is whose buckets a request is counted against: [RouteKey] of the KeyFunc's key, and of the route where the
+// document names it. It is a ratelimit.KeyFunc.
+//
+// A request that comes while the document is replaced may be counted by the new limits in the bucket of the
+// old, which it would have been a moment earlier or later.
+func (c *Config) Key(gc *gin.Context) string {
+	return RouteKey(c.rules.Load().bucket(routeOf(gc)), c.key(gc))
+}
+
+// RouteKey is the key of the buckets that a client has on a route which the document names, for Limiter.Reset:
+//
+//	limiter.Reset(ctx, limitconfig.RouteKey("POST /login", "192.0.2.7"))
+//
+// Without a route it is that of the buckets for all other routes, which is the client's key, unless that begins
+// with '@'.
+func RouteKey(route, key string) string {
+	// No two pairs make the same: what begins with the mark tells the route's length.
+	const mark = "@"
+	if route == "" && !strings.HasPrefix(key, mark) {
+		return key
+	}
+	return mark + strconv.Itoa(len(route)) + ":" + route + key
+}
+
+func (c *Config) knowsPlan(name string) bool {
+	return c.planNames == nil || slices.Contains(c.planNames, name)
+}

@@ -1,0 +1,298 @@
+package limitconfig
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+
+	"github.com/gin-gonic/gin"
+	"go.yaml.in/yaml/v4"
+
+	"github.com/gin-ratelimit/ratelimit"
+)
+
+// Nodes, and not structs, are what the document is read into: only they know their lines, and only so every
+// mistake is found, and not the first alone.
+
+// parser makes rules of a document, and goes on after each mistake.
+type parser struct {
+	config   *Config
+	rules    *rules
+	mistakes mistakes
+}
+
+func (c *Config) parse(document []byte) (*rules, error) {
+	p := parser{config: c, rules: &rules{named: make(map[route]string)}}
+	if root := p.load(document); root != nil {
+		p.document(root)
+	}
+	if err := p.mistakes.err(); err != nil {
+		return nil, err
+	}
+	return p.rules, nil
+}
+
+// load returns the root of a document, or nil after a mistake.
+func (p *parser) load(document []byte) *yaml.Node {
+	var root, second yaml.Node
+	loader, err := yaml.NewLoader(bytes.NewReader(document))
+	if err == nil {
+		err = loader.Load(&root)
+	}
+	switch {
+	case errors.Is(err, io.EOF):
+		p.mistakes.add(1, "", `is empty: say at least "default: 100/m"`)
+		return nil
+	case err != nil:
+		p.syntax(err)
+		return nil
+	}
+	switch err := loader.Load(&second); {
+	case err == nil:
+		p.mistakes.add(second.Line, "", "a second document begins: put all into one")
+	case !errors.Is(err, io.EOF):
+		p.syntax(err)
+	}
+	return root.Content[0]
+}
+
+func (p *parser) syntax(err error) {
+	if at := new(yaml.LoadError); errors.As(err, &at) {
+		p.mistakes.add(at.Mark.Line, "", "%s", strings.TrimPrefix(at.ContextMsg+": "+at.Message, ": "))
+		return
+	}
+	p.mistakes.add(0, "", "%v", err)
+}
+
+func (p *parser) document(root *yaml.Node) {
+	hasDefault := false
+	p.mapping(root, "", func(name string, at *yaml.Node, value *yaml.Node) {
+		switch name {
+		case "default":
+			hasDefault = true
+			p.rules.everybody.limits = p.limits(value, name)
+		case "routes":
+			p.rules.everybody.routes = p.routes(value, name)
+		case "plans":
+			p.rules.plans = p.sections(value, name, p.config.checkPlan)
+		case "keys":
+			p.rules.keys = p.sections(value, name, p.config.checkKey)
+		default:
+			p.mistakes.add(at.Line, "", "unknown field %q: here stand default, routes, plans and keys", clip(name))
+		}
+	})
+	if !hasDefault && root.Kind == yaml.MappingNode {
+		p.mistakes.add(root.Line, "default", `is missing: say what holds where nothing else does, as in "default: 100/m"`)
+	}
+}
+
+// sections reads plans or keys; check says what is wrong with a name.
+func (p *parser) sections(node *yaml.Node, field string, check func(name string) string) map[string]*section {
+	sections := make(map[string]*section)
+	p.mapping(node, field, func(name string, at *yaml.Node, value *yaml.Node) {
+		field := member(field, name)
+		if problem := check(name); problem != "" {
+			p.mistakes.add(at.Line, field, "%s", problem)
+		}
+		sections[name] = p.section(value, field)
+	})
+	return sections
+}
+
+// section reads limits, or a mapping of default and routes.
+func (p *parser) section(node *yaml.Node, field string) *section {
+	node = resolve(node)
+	if node.Kind != yaml.MappingNode {
+		return &section{limits: p.limits(node, field)}
+	}
+	s := new(section)
+	p.mapping(node, field, func(name string, at *yaml.Node, value *yaml.Node) {
+		switch name {
+		case "default":
+			s.limits = p.limits(value, field+".default")
+		case "routes":
+			s.routes = p.routes(value, field+".routes")
+		default:
+			p.mistakes.add(at.Line, field, "unknown field %q: here stand default and routes", clip(name))
+		}
+	})
+	if len(node.Content) == 0 {
+		p.mistakes.add(node.Line, field, `is empty: give limits, as in "100/m", or default and routes`)
+	}
+	return s
+}
+
+func (p *parser) routes(node *yaml.Node, field string) map[route][]ratelimit.Limit {
+	routes := make(map[route][]ratelimit.Limit)
+	p.mapping(node, field, func(name string, at *yaml.Node, value *yaml.Node) {
+		field := member(field, name)
+		limits := p.limits(value, field)
+		route, problem := parseRoute(name)
+		if problem != "" {
+			p.mistakes.add(at.Line, field, "%s", problem)
+			return
+		}
+		routes[route] = limits
+		p.rules.named[route] = name
+		p.rules.mentions = append(p.rules.mentions, mention{route, at.Line, field})
+	})
+	return routes
+}
+
+// limits reads a limit or a list of them; the result is nil after a mistake.
+func (p *parser) limits(node *yaml.Node, field string) []ratelimit.Limit {
+	node = resolve(node)
+	if node.Kind != yaml.SequenceNode {
+		if limit, ok := p.limit(node, field); ok {
+			return []ratelimit.Limit{limit}
+		}
+		return nil
+	}
+	p.untagged(node, field)
+	if len(node.Content) == 0 {
+		p.mistakes.add(node.Line, field, `is empty: give at least one limit, as in ["100/m"]`)
+		return nil
+	}
+	limits := make([]ratelimit.Limit, len(node.Content))
+	valid := true
+	for i, item := range node.Content {
+		var ok bool
+		limits[i], ok = p.limit(resolve(item), fmt.Sprintf("%s[%d]", field, i))
+		valid = valid && ok
+	}
+	if !valid {
+		return nil
+	}
+	return limits
+}
+
+func (p *parser) limit(node *yaml.Node, field string) (limit ratelimit.Limit, ok bool) {
+	p.untagged(node, field)
+	if node.Kind != yaml.ScalarNode || isNull(node) {
+		p.mistakes.add(node.Line, field, `is %s: want a limit, as in "10/s" or "100/m burst 200"`, kind(node))
+		return limit, false
+	}
+	if err := limit.UnmarshalText([]byte(node.Value)); err != nil {
+		p.mistakes.add(node.Line, field, "%s", strings.TrimPrefix(err.Error(), "ratelimit: "))
+		return limit, false
+	}
+	return limit, true
+}
+
+// mapping visits the members of a mapping, each name once. What is empty in YAML has none.
+func (p *parser) mapping(node *yaml.Node, field string, visit func(name string, at, value *yaml.Node)) {
+	node = resolve(node)
+	p.untagged(node, field)
+	if isNull(node) && field != "" {
+		return
+	}
+	if node.Kind != yaml.MappingNode {
+		p.mistakes.add(node.Line, field, "is %s: want a mapping of names", kind(node))
+		return
+	}
+	lines := make(map[string]int)
+	for i := 0; i+1 < len(node.Content); i += 2 {
+		at, value := node.Content[i], node.Content[i+1]
+		name := resolve(at)
+		p.untagged(name, field)
+		switch first, twice := lines[name.Value]; {
+		case name.Kind != yaml.ScalarNode:
+			p.mistakes.add(at.Line, field, "a name is %s: want text", kind(name))
+		case name.Tag == "!!merge":
+			p.mistakes.add(at.Line, field, `"<<" merges nothing here: write the fields out, or give a whole value by its alias`)
+		case twice:
+			p.mistakes.add(at.Line, member(field, name.Value), "stands twice, first in line %d: remove one", first)
+		default:
+			lines[name.Value] = at.Line
+			visit(name.Value, at, value)
+		}
+	}
+}
+
+func (p *parser) untagged(node *yaml.Node, field string) {
+	if node.Style&yaml.TaggedStyle != 0 {
+		p.mistakes.add(node.Line, field, "the tag %s means nothing here: remove it", clip(node.Tag))
+	}
+}
+
+// parseRoute reads "GET /users/:id" or "/users/:id".
+func parseRoute(text string) (r route, problem string) {
+	if strings.HasPrefix(text, "/") {
+		return route{pattern: text}, ""
+	}
+	method, pattern, _ := strings.Cut(text, " ")
+	switch {
+	case method == "" || !strings.HasPrefix(pattern, "/"):
+		return r, `want a route as it is registered, "GET /users/:id", or "/users/:id" for every method`
+	case method != strings.ToUpper(method):
+		return r, fmt.Sprintf("methods are written in capitals: %q", clip(strings.ToUpper(method)+" "+pattern))
+	}
+	return route{method, pattern}, ""
+}
+
+func (c *Config) checkPlan(name string) string {
+	switch {
+	case c.plan == nil:
+		return "no function tells a request's plan: load with WithPlan"
+	case name == "":
+		return `"" is requests without a plan: theirs are the default and routes of the document`
+	case !c.knowsPlan(name):
+		return fmt.Sprintf("there is no such plan: WithPlan names %q", c.planNames)
+	}
+	return ""
+}
+
+// checkKey finds keys that ratelimit.ByClientIP never returns. What another KeyFunc returns nobody knows.
+func (c *Config) checkKey(name string) string {
+	if c.customKey || name == "" {
+		return ""
+	}
+	address := strings.TrimSuffix(name, "/64")
+	peer := &http.Request{RemoteAddr: net.JoinHostPort(address, "0")}
+	switch key := ratelimit.ByRemoteIP(&gin.Context{Request: peer}); key {
+	case name:
+		return ""
+	case "":
+		return `want a client's address, as in "192.0.2.7" or "2001:db8::/64"; for other keys load with WithKeyFunc, for networks see extra/iplist`
+	default:
+		return fmt.Sprintf("the client's key is %q: write that", key)
+	}
+}
+
+// resolve follows an alias.
+func resolve(node *yaml.Node) *yaml.Node {
+	if node.Kind == yaml.AliasNode {
+		return node.Alias
+	}
+	return node
+}
+
+func isNull(node *yaml.Node) bool {
+	return node.Kind == yaml.ScalarNode && node.Tag == "!!null"
+}
+
+// kind is what a node is, in words.
+func kind(node *yaml.Node) string {
+	switch {
+	case isNull(node):
+		return "empty"
+	case node.Kind == yaml.MappingNode:
+		return "a mapping"
+	case node.Kind == yaml.SequenceNode:
+		return "a list"
+	default:
+		return fmt.Sprintf("%q", clip(node.Value))
+	}
+}
+
+// member is the name of a field within another that maps names of the user's.
+func member(field, name string) string {
+	if field == "" {
+		return clip(name)
+	}
+	return fmt.Sprintf("%s[%q]", field, clip(name))
+}
