@@ -54,10 +54,10 @@ func gcd(a, b int64) int64 {
 }
 
 // size is the deficit of an empty bucket.
-func (s scale) size() int64 { return s.capacity * s.token }
+func (s *scale) size() int64 { return s.capacity * s.token }
 
 // refill returns what is left of a deficit after so many ticks. Negative time mints nothing.
-func (s scale) refill(deficit, ticks int64) int64 {
+func (s *scale) refill(deficit, ticks int64) int64 {
 	switch {
 	case ticks <= 0:
 		return deficit
@@ -69,21 +69,28 @@ func (s scale) refill(deficit, ticks int64) int64 {
 }
 
 // untilFull is the number of ticks, rounded up, in which a deficit refills.
-func (s scale) untilFull(deficit int64) int64 {
+func (s *scale) untilFull(deficit int64) int64 {
+	if s.perTick == 1 {
+		return deficit // Most rates, and a division is a tenth of a take.
+	}
 	return (deficit + s.perTick - 1) / s.perTick
 }
 
 // refillIn is what comes back in so many ticks.
-func (s scale) refillIn(ticks int64) int64 { return ticks * s.perTick }
+func (s *scale) refillIn(ticks int64) int64 { return ticks * s.perTick }
 
 // untilSolvent is the number of ticks, rounded up, until a bucket is out of debt: 0 if it is not in one.
-func (s scale) untilSolvent(deficit int64) int64 {
+func (s *scale) untilSolvent(deficit int64) int64 {
 	return s.untilFull(max(0, deficit-s.size()))
 }
 
 // remaining is the number of whole tokens in the bucket.
-func (s scale) remaining(deficit int64) int64 {
-	return max(0, s.size()-deficit) / s.token
+func (s *scale) remaining(deficit int64) int64 {
+	left := s.size() - deficit
+	if left < s.token {
+		return 0 // Refusals, mostly: they need no division.
+	}
+	return left / s.token
 }
 
 // change is what is to be done to a bucket: a take of n tokens, or an adjustment, which gives n back.
@@ -95,7 +102,7 @@ type change struct {
 }
 
 // units is the change in units: the largest deficit that admits it, -1 for none, and what it adds to that.
-func (c change) units(s scale) (room, cost int64) {
+func (c *change) units(s *scale) (room, cost int64) {
 	switch {
 	case c.adjust:
 		return maxDeficit, s.units(-max(c.n, -math.MaxInt64))
@@ -112,22 +119,25 @@ func (c change) units(s scale) (room, cost int64) {
 
 // of returns the deficit after the change, and whether it is allowed; if not, the deficit is as before. An
 // adjustment never leaves more than a full bucket, but it may leave a debt.
-func (c change) of(s scale, deficit int64) (int64, bool) {
+func (c *change) of(s *scale, deficit int64) (int64, bool) {
 	room, cost := c.units(s)
 	if deficit > room {
 		return deficit, false
 	}
-	return min(max(0, deficit+cost), maxDeficit), true
+	return charged(deficit, cost), true
 }
 
+// charged adds a cost to a deficit.
+func charged(deficit, cost int64) int64 { return min(max(0, deficit+cost), maxDeficit) }
+
 // retry is the number of ticks, rounded up, until the change is allowed. Only for n up to the capacity.
-func (c change) retry(s scale, deficit int64) int64 {
+func (c *change) retry(s *scale, deficit int64) int64 {
 	room, _ := c.units(s)
 	return s.untilFull(max(0, deficit-room))
 }
 
 // units is n tokens in units, saturated.
-func (s scale) units(n int64) int64 {
+func (s *scale) units(n int64) int64 {
 	if most := maxDeficit / s.token; n > most {
 		return maxDeficit
 	} else if n < -most {
@@ -139,8 +149,8 @@ func (s scale) units(n int64) int64 {
 // takeOver returns what is left, so many ticks later, of a deficit that was counted by another limit. From
 // where it was last counted on, the bucket refills at the new rate. But if it is full by the old one, it is full:
 // it may have been evicted as such, and eviction must not change a decision.
-func (s scale) takeOver(deficit int64, from scale, ticks int64) int64 {
-	if from != s && from.refill(deficit, ticks) == 0 {
+func (s *scale) takeOver(deficit int64, from scale, ticks int64) int64 {
+	if from != *s && from.refill(deficit, ticks) == 0 {
 		return 0
 	}
 	return s.refill(s.carry(deficit, from), ticks)
@@ -149,7 +159,7 @@ func (s scale) takeOver(deficit int64, from scale, ticks int64) int64 {
 // carry puts a deficit into the units of another limit. Partial tokens are rounded up in units, so that versions
 // of a program with old and new limits can take turns without minting. Debts and what a smaller capacity cannot
 // hold are forgiven, so that nobody waits for tokens that the new limit does not know.
-func (s scale) carry(deficit int64, from scale) int64 {
+func (s *scale) carry(deficit int64, from scale) int64 {
 	if from.capacity == s.capacity && from.token == s.token {
 		return deficit
 	}

@@ -54,7 +54,7 @@ type Limiter struct {
 	key         KeyFunc
 	cost        func(*gin.Context) int
 	chargeIf    func(*gin.Context) bool
-	options     TakeOptions
+	options     *TakeOptions // nil: none
 	headers     []HeaderFunc // nil: XHeaders, in the room that the decision has for it
 	denied      func(*gin.Context, Result)
 	failed      func(*gin.Context, error)
@@ -90,7 +90,9 @@ func NewLimiter(opts ...Option) (*Limiter, error) {
 		failed:    c.failed,
 		observers: c.observers,
 		chargeIf:  c.chargeIf,
-		options:   TakeOptions{MaxWait: c.maxWait, Ban: c.ban},
+	}
+	if options := (TakeOptions{MaxWait: c.maxWait, Ban: c.ban}); options != (TakeOptions{}) {
+		l.options = &options
 	}
 	l.SetMode(c.mode)
 	if c.debugSecret != "" {
@@ -194,8 +196,8 @@ func (l *Limiter) Handle(c *gin.Context) {
 //
 // A refusal is a Result. The error is the store's, or about a negative n; no error handler is asked.
 func (l *Limiter) Take(ctx context.Context, key string, n int) (Result, error) {
-	if len(l.observers) == 0 {
-		return l.ask(ctx, key, n, l.limits)
+	if len(l.observers) == 0 && l.options == nil {
+		return l.store.Take(ctx, l.storeKey(key), n, l.limits)
 	}
 	d := decision{limiter: l, key: key, cost: n, limits: l.limits}
 	start := time.Now()
@@ -233,10 +235,10 @@ func (l *Limiter) decide(ctx context.Context, route string, d *decision) error {
 }
 
 func (l *Limiter) ask(ctx context.Context, key string, n int, limits []Limit) (Result, error) {
-	if l.options == (TakeOptions{}) {
+	if l.options == nil {
 		return l.store.Take(ctx, l.storeKey(key), n, limits)
 	}
-	return l.store.(OptionStore).TakeWith(ctx, l.storeKey(key), n, limits, l.options) // NewLimiter has seen that it is one.
+	return l.store.(OptionStore).TakeWith(ctx, l.storeKey(key), n, limits, *l.options) // NewLimiter has seen that it is one.
 }
 
 func (l *Limiter) observe(ctx context.Context, route string, d *decision, err error, elapsed time.Duration) {

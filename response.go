@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+	"unsafe"
 
 	"github.com/gin-gonic/gin"
 )
@@ -23,6 +24,8 @@ const (
 	headerPolicy     = "Ratelimit-Policy"
 	headerRateLimit  = "Ratelimit"
 	headerRetryAfter = "Retry-After"
+
+	headerCacheControl = "Cache-Control"
 )
 
 // XHeaders writes X-RateLimit-Limit, the capacity; X-RateLimit-Remaining, the whole tokens left; and
@@ -57,7 +60,7 @@ func writeXHeaders(h http.Header, r Result, room *xHeaderValues) {
 	text = strconv.AppendInt(text, int64(r.Remaining), 10)
 	remaining := len(text)
 	text = strconv.AppendInt(text, seconds, 10)
-	digits := string(text)
+	digits := unsafe.String(&room.text[0], len(text)) // Never written again.
 	room.lists = [3]string{digits[:limit], digits[limit:remaining], digits[remaining:]}
 	h[headerXLimit] = room.lists[0:1:1]
 	h[headerXRemaining] = room.lists[1:2:2]
@@ -151,20 +154,20 @@ func ceilSeconds(d time.Duration) int64 {
 
 // setRefusalHeaders says that a response is a refusal of its moment.
 func setRefusalHeaders(h http.Header, r Result) {
-	h.Set("Cache-Control", "no-store") // RFC 6585, 4: a 429 must not be cached.
+	h[headerCacheControl] = []string{"no-store"} // RFC 6585, 4: a 429 must not be cached.
 	if r.RetryAfter != Never {
-		h.Set(headerRetryAfter, strconv.FormatInt(retrySeconds(r), 10))
+		h[headerRetryAfter] = []string{strconv.FormatInt(retrySeconds(r), 10)}
 	}
 }
 
 // DenyJSON answers 429 with {"error":"rate limit exceeded","retry_after":3}, in seconds as in Retry-After.
 // Where the cost is above the capacity, retry_after is left out, because waiting does not help.
 func DenyJSON(c *gin.Context, r Result) {
-	body := gin.H{"error": "rate limit exceeded"}
+	body := append(make([]byte, 0, 64), `{"error":"rate limit exceeded"`...)
 	if r.RetryAfter != Never {
-		body["retry_after"] = retrySeconds(r)
+		body = strconv.AppendInt(append(body, `,"retry_after":`...), retrySeconds(r), 10)
 	}
-	abortWithJSON(c, http.StatusTooManyRequests, "application/json; charset=utf-8", body)
+	abortWith(c, http.StatusTooManyRequests, "application/json; charset=utf-8", append(body, '}'))
 }
 
 // problem is a body of RFC 9457, of the types that draft-ietf-httpapi-ratelimit-headers registers.
@@ -176,10 +179,15 @@ type problem struct {
 	ViolatedPolicies []string `json:"violated-policies,omitempty"`
 }
 
-const (
-	problemTypes       = "https://iana.org/assignments/http-problem-types#"
-	problemContentType = "application/problem+json"
-)
+const problemTypes = "https://iana.org/assignments/http-problem-types#"
+
+func (p *problem) abort(c *gin.Context) {
+	body, err := json.Marshal(p)
+	if err != nil {
+		panic(err) // Cannot happen: strings and an integer.
+	}
+	abortWith(c, p.Status, "application/problem+json", body)
+}
 
 // DenyProblem answers 429 with a problem of type quota-exceeded (RFC 9457) that names the violated policy.
 func DenyProblem(c *gin.Context, r Result) {
@@ -195,7 +203,7 @@ func DenyProblem(c *gin.Context, r Result) {
 	if d := lastDecision(c); d != nil {
 		p.ViolatedPolicies = []string{d.limiter.name}
 	}
-	abortWithJSON(c, p.Status, problemContentType, p)
+	p.abort(c)
 }
 
 // FailOpen lets the request through where the store could not decide. The error stays in c.Errors. It is
@@ -209,14 +217,15 @@ func FailClosed(c *gin.Context, err error) {
 	_ = c.Error(err)
 	const retry = 1
 	h := c.Writer.Header()
-	h.Set("Cache-Control", "no-store")
+	h.Set(headerCacheControl, "no-store")
 	h.Set(headerRetryAfter, strconv.Itoa(retry))
-	abortWithJSON(c, http.StatusServiceUnavailable, problemContentType, problem{
+	p := problem{
 		Type:   problemTypes + "temporary-reduced-capacity",
 		Title:  "Temporary Reduced Capacity",
 		Status: http.StatusServiceUnavailable,
 		Detail: retryDetail(retry),
-	})
+	}
+	p.abort(c)
 }
 
 func retryDetail(seconds int64) string {
@@ -226,17 +235,12 @@ func retryDetail(seconds int64) string {
 	return "Retry in " + strconv.FormatInt(seconds, 10) + " seconds."
 }
 
-// abortWithJSON aborts with a body of the given type, which a HEAD does not get.
-func abortWithJSON(c *gin.Context, status int, contentType string, body any) {
+// abortWith aborts with a body, which a HEAD does not get.
+func abortWith(c *gin.Context, status int, contentType string, body []byte) {
 	c.Abort()
-	if c.Request.Method == http.MethodHead {
-		c.Header("Content-Type", contentType)
-		c.Status(status)
-		return
+	c.Writer.Header()["Content-Type"] = []string{contentType}
+	c.Status(status)
+	if c.Request.Method != http.MethodHead {
+		_, _ = c.Writer.Write(body) // That the client has gone is no news.
 	}
-	data, err := json.Marshal(body)
-	if err != nil {
-		panic(err) // Cannot happen: strings and integers.
-	}
-	c.Data(status, contentType, data)
 }

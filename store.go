@@ -111,14 +111,15 @@ var (
 	ErrForeignState = errors.New("state is not a rate limit's")
 )
 
+func negativeCost(n int) error {
+	return argumentError(fmt.Errorf("ratelimit: cost %d: must not be negative; Adjust gives tokens back", n))
+}
+
 // change is a take of n tokens with the options.
 func (o TakeOptions) change(n int) (change, error) {
 	c := change{n: int64(n)}
 	if n < 0 {
-		return c, argumentError(fmt.Errorf("ratelimit: cost %d: must not be negative; Adjust gives tokens back", n))
-	}
-	if o == (TakeOptions{}) {
-		return c, nil
+		return c, negativeCost(n)
 	}
 	if o.MaxWait < 0 {
 		return c, argumentError(fmt.Errorf("ratelimit: MaxWait %v: must not be negative", o.MaxWait))
@@ -161,16 +162,17 @@ type outcome struct {
 }
 
 // result describes an outcome.
-func (c change) result(source Source, limits []Limit, scales []scale, o outcome) Result {
+func (c *change) result(source Source, limits []Limit, scales []scale, o outcome) (r Result) {
 	decider, most := 0, int64(math.MinInt64)
-	for i, s := range scales {
+	for i := range scales {
 		// What makes a limit decide: the longest wait, or else the fewest tokens.
-		weight := c.weight(s, o.deficits[i], o.allowed)
+		weight := c.weight(&scales[i], o.deficits[i], o.allowed)
 		if weight > most {
 			decider, most = i, weight
 		}
 	}
-	r := c.describe(source, o.allowed, limits[decider], scales[decider], o.deficits[decider], o.late)
+	r.describe(c, o.allowed, &limits[decider], &scales[decider], o.deficits[decider], o.late)
+	r.Source = source
 	if o.banned > 0 {
 		r.Banned, r.Remaining = true, 0
 		r.RetryAfter = max(r.RetryAfter, ticksToDuration(o.banned))
@@ -178,7 +180,7 @@ func (c change) result(source Source, limits []Limit, scales []scale, o outcome)
 	return r
 }
 
-func (c change) weight(s scale, deficit int64, allowed bool) int64 {
+func (c *change) weight(s *scale, deficit int64, allowed bool) int64 {
 	switch {
 	case !allowed && c.n > s.capacity:
 		return math.MaxInt64
@@ -191,14 +193,11 @@ func (c change) weight(s scale, deficit int64, allowed bool) int64 {
 	}
 }
 
-// describe is result for one limit.
-func (c change) describe(source Source, allowed bool, limit Limit, s scale, deficit, late int64) Result {
-	r := Result{
-		Allowed:   allowed,
-		Source:    source,
-		Limit:     limit,
-		Remaining: int(s.remaining(deficit)),
-	}
+// describe is result for one limit. It writes to r, because a Result is large to be passed around.
+func (r *Result) describe(c *change, allowed bool, limit *Limit, s *scale, deficit, late int64) {
+	r.Allowed = allowed
+	r.Limit = *limit
+	r.Remaining = int(s.remaining(deficit))
 	if deficit > 0 {
 		r.ResetAfter = ticksToDuration(s.untilFull(deficit) + late)
 	}
@@ -210,16 +209,16 @@ func (c change) describe(source Source, allowed bool, limit Limit, s scale, defi
 	case deficit > s.size():
 		r.Wait = ticksToDuration(s.untilSolvent(deficit) + late)
 	}
-	return r
 }
 
 // looked is the outcome as a look sees it, which is what follows an adjustment.
-func (o outcome) looked(scales []scale) (change, outcome) {
-	for i, s := range scales {
-		_, admitted := change{}.of(s, o.deficits[i])
+func (o outcome) looked(scales []scale) (*change, outcome) {
+	look := &change{}
+	for i := range scales {
+		_, admitted := look.of(&scales[i], o.deficits[i])
 		o.allowed = o.allowed && admitted
 	}
-	return change{}, o
+	return look, o
 }
 
 // ticksToDuration cannot overflow: 2^53 µs are 285 years, and a Duration holds 292.

@@ -74,36 +74,37 @@ func NewMemoryStore(opts ...MemoryOption) *MemoryStore {
 }
 
 // Take implements [Store].
-func (m *MemoryStore) Take(_ context.Context, key string, n int, limits []Limit) (Result, error) {
-	c, err := TakeOptions{}.change(n)
-	if err != nil {
-		return Result{}, err
+func (m *MemoryStore) Take(_ context.Context, key string, n int, limits []Limit) (r Result, err error) {
+	if n < 0 {
+		return r, negativeCost(n)
 	}
-	return m.apply(key, c, limits)
+	err = m.apply(&r, key, &change{n: int64(n)}, limits)
+	return r, err
 }
 
 // TakeWith implements [OptionStore].
-func (m *MemoryStore) TakeWith(_ context.Context, key string, n int, limits []Limit, options TakeOptions) (Result, error) {
+func (m *MemoryStore) TakeWith(_ context.Context, key string, n int, limits []Limit, options TakeOptions) (r Result, err error) {
 	c, err := options.change(n)
-	if err != nil {
-		return Result{}, err
+	if err == nil {
+		err = m.apply(&r, key, &c, limits)
 	}
-	return m.apply(key, c, limits)
+	return r, err
 }
 
 // Adjust implements [Store].
-func (m *MemoryStore) Adjust(_ context.Context, key string, n int, limits []Limit) (Result, error) {
-	return m.apply(key, change{n: int64(n), adjust: true}, limits)
+func (m *MemoryStore) Adjust(_ context.Context, key string, n int, limits []Limit) (r Result, err error) {
+	err = m.apply(&r, key, &change{n: int64(n), adjust: true}, limits)
+	return r, err
 }
 
 // Reset implements [Store].
 func (m *MemoryStore) Reset(_ context.Context, key string) error {
 	id := m.identify(key)
-	shard := m.shard(id)
+	shard := m.shard(&id)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	if t := shard.table.Load(); t != nil {
-		if s := t.find(id); s != nil {
+		if s := t.find(&id); s != nil {
 			t.kill(s)
 		}
 	}
@@ -123,35 +124,38 @@ func (m *MemoryStore) Len() int {
 	return keys
 }
 
-// slotResult describes what a change did to a slot.
-func (c change) slotResult(l *internedLimit, deficit int64, allowed bool) Result {
+// describeSlot describes what a change did to a slot.
+func (r *Result) describeSlot(c *change, allowed bool, l *internedLimit, deficit int64) {
+	r.Source = SourceMemory
 	if c.adjust {
-		c = change{}
-		_, allowed = c.of(l.scale, deficit)
+		look := change{}
+		_, allowed = look.of(&l.scale, deficit)
+		c = &look
 	}
-	return c.describe(SourceMemory, allowed, l.Limit, l.scale, deficit, 0)
+	r.describe(c, allowed, &l.Limit, &l.scale, deficit, 0)
 }
 
 // apply changes key's buckets: without a lock where the key has a slot, as all keys under one limit do after
 // their first take, or under the shard's.
-func (m *MemoryStore) apply(key string, c change, limits []Limit) (Result, error) {
+func (m *MemoryStore) apply(r *Result, key string, c *change, limits []Limit) error {
 	id := m.identify(key)
-	shard := m.shard(id)
+	shard := m.shard(&id)
 	if len(limits) == 1 {
 		if t := shard.table.Load(); t != nil {
-			if s := t.find(id); s != nil {
-				if l := m.limits.at(s.limit()); l.Limit == limits[0] {
+			if s := t.find(&id); s != nil {
+				if l := m.limits.at(s.limit()); l.is(&limits[0]) {
 					if deficit, allowed, ok := s.apply(m, l, c); ok {
-						return c.slotResult(l, deficit, allowed), nil
+						r.describeSlot(c, allowed, l, deficit)
+						return nil
 					}
 				}
 			}
 		}
 	}
-	return m.applyLocked(shard, id, key, c, limits)
+	return m.applyLocked(r, shard, &id, key, c, limits)
 }
 
-func (m *MemoryStore) applyLocked(shard *memoryShard, id slotKey, key string, c change, limits []Limit) (Result, error) {
+func (m *MemoryStore) applyLocked(r *Result, shard *memoryShard, id *slotKey, key string, c *change, limits []Limit) error {
 	var room [4]scale
 	var single *internedLimit
 	scales, err := room[:1], error(nil)
@@ -164,7 +168,7 @@ func (m *MemoryStore) applyLocked(shard *memoryShard, id slotKey, key string, c 
 		scales, err = appendScales(room[:0], limits)
 	}
 	if err != nil {
-		return Result{}, argumentError(err)
+		return argumentError(err)
 	}
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
@@ -179,18 +183,21 @@ func (m *MemoryStore) applyLocked(shard *memoryShard, id slotKey, key string, c 
 	if s == nil && b == nil && shard.keys() >= shard.maxKeys {
 		shard.evict(m, now, evictAtCap)
 		if shard.keys() >= shard.maxKeys {
-			return shard.applyShared(now, c, limits, scales), nil
+			*r = shard.applyShared(now, *c, limits, scales)
+			return nil
 		}
 	}
 	if b == nil && single != nil && now <= single.horizon {
 		if s == nil {
-			if deficit, allowed := c.of(single.scale, 0); allowed || c.ban == nil {
+			if deficit, allowed := c.of(&single.scale, 0); allowed || c.ban == nil {
 				shard.insert(m, id, now, deficit, single)
-				return c.slotResult(single, deficit, allowed), nil
+				r.describeSlot(c, allowed, single, deficit)
+				return nil
 			}
 		} else if s.limit() == single.id {
 			if deficit, allowed, ok := s.apply(m, single, c); ok {
-				return c.slotResult(single, deficit, allowed), nil
+				r.describeSlot(c, allowed, single, deficit)
+				return nil
 			}
 		}
 	}
@@ -200,20 +207,21 @@ func (m *MemoryStore) applyLocked(shard *memoryShard, id slotKey, key string, c 
 		shard.addWide(key, b)
 	}
 	if b != nil {
-		result, _ := b.apply(SourceMemory, now, c, limits, scales)
-		return result, nil
+		*r, _ = b.apply(SourceMemory, now, c, limits, scales)
+		return nil
 	}
 	b = &wideBucket{}
-	result, changed := b.apply(SourceMemory, now, c, limits, scales)
+	var changed bool
+	*r, changed = b.apply(SourceMemory, now, c, limits, scales)
 	if changed && !b.isFull(now) {
 		shard.evict(m, now, evictPerInsert)
 		shard.addWide(key, b)
 	}
-	return result, nil
+	return nil
 }
 
 // insert gives a key that is not there a slot, if there is anything to keep.
-func (shard *memoryShard) insert(m *MemoryStore, id slotKey, now, deficit int64, l *internedLimit) {
+func (shard *memoryShard) insert(m *MemoryStore, id *slotKey, now, deficit int64, l *internedLimit) {
 	if deficit == 0 {
 		return
 	}
@@ -238,7 +246,7 @@ func (shard *memoryShard) applyShared(now int64, c change, limits []Limit, scale
 		shard.shared[text] = b
 	}
 	c.ban = nil // It would shut out everybody who shares the bucket.
-	result, _ := b.apply(SourceOverflow, now, c, limits, scales)
+	result, _ := b.apply(SourceOverflow, now, &c, limits, scales)
 	return result
 }
 
@@ -274,7 +282,7 @@ func (shard *memoryShard) evict(m *MemoryStore, now int64, places int) {
 	}
 }
 
-func (m *MemoryStore) shard(id slotKey) *memoryShard {
+func (m *MemoryStore) shard(id *slotKey) *memoryShard {
 	// The slots are chosen by the low bits.
 	return &m.shards[id.hash>>32&uint64(len(m.shards)-1)]
 }

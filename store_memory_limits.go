@@ -27,6 +27,11 @@ type internedLimit struct {
 	horizon int64 // the last tick at which an instant of this limit still fits a slot's word
 }
 
+// is reports whether l is limit; == calls a function for three words.
+func (l *internedLimit) is(limit *Limit) bool {
+	return l.Capacity == limit.Capacity && l.Refill.Tokens == limit.Refill.Tokens && l.Refill.Per == limit.Refill.Per
+}
+
 // maxInstant leaves room in an int64 for a deficit on top.
 const maxInstant = 1 << 62
 

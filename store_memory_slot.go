@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"hash/maphash"
 	"sync/atomic"
+	"unsafe"
 )
 
 // The table that a MemoryStore finds buckets in: open addressing over slots of half a cache line, without
@@ -44,7 +45,8 @@ func (s *slot) tick() int64 { return int64(s.meta.Load() >> limitBits) }
 
 // apply changes the bucket, and is not ok where a slot cannot: it is dead, time is too far for the word, or a
 // refusal has to be counted.
-func (s *slot) apply(m *MemoryStore, l *internedLimit, c change) (deficit int64, allowed, ok bool) {
+func (s *slot) apply(m *MemoryStore, l *internedLimit, c *change) (deficit int64, allowed, ok bool) {
+	room, cost := c.units(&l.scale)
 	for {
 		full := s.full.Load()
 		// The clock is read after the word: if the swap succeeds, the word was this at that time. A refusal,
@@ -55,16 +57,16 @@ func (s *slot) apply(m *MemoryStore, l *internedLimit, c change) (deficit int64,
 		}
 		start := l.scale.refillIn(now)
 		before := max(0, full-start)
-		deficit, allowed = c.of(l.scale, before)
-		if !allowed && c.ban != nil {
-			return 0, false, false
+		if before > room {
+			return before, false, c.ban == nil // A refusal writes nothing.
 		}
+		deficit = charged(before, cost)
 		if deficit == before {
-			return deficit, allowed, true // A refusal or a look: nothing is written.
+			return deficit, true, true
 		}
 		s.advance(now, l.id)
 		if s.full.CompareAndSwap(full, start+deficit) {
-			return deficit, allowed, true
+			return deficit, true, true
 		}
 	}
 }
@@ -97,10 +99,18 @@ func (m *MemoryStore) identify(key string) slotKey {
 	if len(key) > inlineKey {
 		return slotKey{hash, maphash.String(m.long, key)>>8 | hashedKey<<56, hash}
 	}
-	var room [16]byte
-	copy(room[:inlineKey], key)
-	room[inlineKey] = byte(len(key)) + 1 // So that the key "" is not a free slot.
-	return slotKey{binary.LittleEndian.Uint64(room[:8]), binary.LittleEndian.Uint64(room[8:]), hash}
+	id := slotKey{hash: hash, key1: uint64(len(key)+1) << 56} // Plus 1, so that the key "" is not a free slot.
+	// Two loads that may overlap: copying to a room of 16 bytes first costs as much as the hash.
+	bytes := unsafe.Slice(unsafe.StringData(key), len(key))
+	if len(bytes) >= 8 {
+		id.key0 = binary.LittleEndian.Uint64(bytes)
+		id.key1 |= binary.LittleEndian.Uint64(bytes[len(bytes)-8:]) >> (8 * (16 - len(bytes)))
+		return id
+	}
+	for i, b := range bytes {
+		id.key0 |= uint64(b) << (8 * i)
+	}
+	return id
 }
 
 // identifyAgain is identify by what a slot holds.
@@ -131,7 +141,7 @@ const minSlots = 8
 
 // find returns the key's slot that is not dead, or nil. It needs no lock. Probing is linear, because the next
 // slot is in the same cache line or the one that the processor fetches next.
-func (t *slotTable) find(id slotKey) *slot {
+func (t *slotTable) find(id *slotKey) *slot {
 	mask := uint64(len(t.slots) - 1)
 	for i := id.hash & mask; ; i = (i + 1) & mask {
 		s := &t.slots[i]
@@ -147,7 +157,7 @@ func (t *slotTable) find(id slotKey) *slot {
 }
 
 // insert adds a key that is not there.
-func (t *slotTable) insert(id slotKey, full int64, meta uint64) {
+func (t *slotTable) insert(id *slotKey, full int64, meta uint64) {
 	mask := uint64(len(t.slots) - 1)
 	i := id.hash & mask
 	for t.slots[i].key1.Load() != 0 {
@@ -216,7 +226,8 @@ func (t *slotTable) rebuilt(m *MemoryStore, now int64) *slotTable {
 			continue
 		}
 		if full := s.full.Swap(dead); full != dead {
-			next.insert(m.identifyAgain(s), full, s.meta.Load())
+			id := m.identifyAgain(s)
+			next.insert(&id, full, s.meta.Load())
 		}
 	}
 	return next

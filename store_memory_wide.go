@@ -46,10 +46,12 @@ func (l level) after(ticks int64) level {
 }
 
 // under is the bucket so many ticks later, under another limit.
-func (l level) under(s scale, ticks int64) level { return level{s, s.takeOver(l.deficit, l.scale, ticks)} }
+func (l level) under(s scale, ticks int64) level {
+	return level{s, s.takeOver(l.deficit, l.scale, ticks)}
+}
 
 // apply makes a change to all the limits' buckets or to none, and reports whether anything has changed.
-func (b *wideBucket) apply(source Source, now int64, c change, limits []Limit, scales []scale) (r Result, changed bool) {
+func (b *wideBucket) apply(source Source, now int64, c *change, limits []Limit, scales []scale) (r Result, changed bool) {
 	elapsed := now - b.last
 	next := wideBucket{last: now, levels: make([]level, max(len(scales), len(b.levels)))}
 	for i := range next.levels {
@@ -80,15 +82,15 @@ func (b *wideBucket) apply(source Source, now int64, c change, limits []Limit, s
 		o.banned = c.ban.left(ban)
 		o.allowed = o.banned == 0
 	}
-	for i, s := range scales {
+	for i := range scales {
 		o.deficits[i] = next.levels[i].deficit
-		_, ok := c.of(s, o.deficits[i])
+		_, ok := c.of(&scales[i], o.deficits[i])
 		o.allowed = o.allowed && ok
 	}
 	switch {
 	case o.allowed:
-		for i, s := range scales {
-			o.deficits[i], _ = c.of(s, o.deficits[i])
+		for i := range scales {
+			o.deficits[i], _ = c.of(&scales[i], o.deficits[i])
 			next.levels[i].deficit = o.deficits[i]
 		}
 		changed = c.n != 0

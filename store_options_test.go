@@ -76,7 +76,7 @@ func TestRedisTakesWithOptionsAsMemoryDoes(t *testing.T) {
 				got, err = store.TakeWith(context.Background(), key, n, asked, options)
 			}
 			require.NoError(t, err)
-			want, _ := model.apply(SourceRedis, now, c, asked, scales)
+			want, _ := model.apply(SourceRedis, now, &c, asked, scales)
 			where := fmt.Sprintf("seed %d, trace %d, step %d at %dµs: %+v of %v with %+v", seed, trace, step, now, c, asked, options)
 			require.Equal(t, want, got, where)
 			if got.Banned {

@@ -153,7 +153,7 @@ func (s *RedisStore) TakeWith(ctx context.Context, key string, n int, limits []L
 		return r, nil
 	}
 	sent := time.Now()
-	scales, o, err := s.change(ctx, key, c, limits)
+	scales, o, err := s.change(ctx, key, &c, limits)
 	if err != nil {
 		return Result{}, err
 	}
@@ -170,7 +170,7 @@ func (s *RedisStore) TakeWith(ctx context.Context, key string, n int, limits []L
 
 // Adjust implements [Store].
 func (s *RedisStore) Adjust(ctx context.Context, key string, n int, limits []Limit) (Result, error) {
-	scales, o, err := s.change(ctx, key, change{n: int64(n), adjust: true}, limits)
+	scales, o, err := s.change(ctx, key, &change{n: int64(n), adjust: true}, limits)
 	if err != nil {
 		return Result{}, err
 	}
@@ -187,13 +187,14 @@ func (s *RedisStore) Reset(ctx context.Context, key string) error {
 }
 
 // change has the script make a change.
-func (s *RedisStore) change(ctx context.Context, key string, c change, limits []Limit) ([]scale, outcome, error) {
+func (s *RedisStore) change(ctx context.Context, key string, c *change, limits []Limit) ([]scale, outcome, error) {
 	scales, err := appendScales(make([]scale, 0, len(limits)), limits)
 	if err != nil {
 		return nil, outcome{}, err
 	}
 	args := make([]any, 0, 4*len(scales)+4)
-	for _, scale := range scales {
+	for i := range scales {
+		scale := &scales[i]
 		room, cost := c.units(scale)
 		args = append(args, scale.text(), decimal(room), decimal(cost), decimal(scale.perTick))
 	}
@@ -214,7 +215,7 @@ func (s *RedisStore) change(ctx context.Context, key string, c change, limits []
 }
 
 // text is the scale as it stands in Redis.
-func (s scale) text() string {
+func (s *scale) text() string {
 	return decimal(s.capacity) + " " + decimal(s.token) + " " + decimal(s.perTick)
 }
 
