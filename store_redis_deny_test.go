@@ -1,0 +1,152 @@
+package ratelimit
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/gin-ratelimit/ratelimit/internal/redistest"
+)
+
+// TestDenyCacheSaysWhatTheBucketWould asks the cache about random takes after a random refusal: what it says must
+// be what the bucket says at that moment, to the microsecond, and it must not speak where that is not known.
+func TestDenyCacheSaysWhatTheBucketWould(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		random := rand.New(rand.NewPCG(1, 2))
+		limits := []Limit{{5, PerSecond(10)}, {20, PerMinute(7)}}
+		scales, err := appendScales(nil, limits)
+		require.NoError(t, err)
+		cache := newDenyCache(4)
+		tick := func() int64 { return time.Since(cache.base).Microseconds() }
+		known, unknown := 0, 0
+		for range 2000 {
+			bucket := &wideBucket{last: tick(), levels: []level{{scales[0], 0}, {scales[1], 0}}}
+			for i := range bucket.levels {
+				bucket.levels[i].deficit = random.Int64N(scales[i].size() + 1)
+			}
+			refused := &change{n: 1 + random.Int64N(5)}
+			r, _ := bucket.apply(SourceRedis, tick(), refused, limits, scales)
+			if r.Allowed {
+				continue
+			}
+			o := outcome{deficits: []int64{bucket.levels[0].deficit, bucket.levels[1].deficit}}
+			cache.add("key", &denial{change: *refused, limits: limits, scales: scales, outcome: o}, time.Now(), r.RetryAfter)
+			for range 8 {
+				time.Sleep(time.Duration(random.IntN(300_000)) * time.Microsecond)
+				take := change{n: 1 + random.Int64N(6)}
+				got, ok := cache.find("key", take, TakeOptions{}, limits)
+				copied := *bucket
+				want, _ := copied.apply(SourceDenyCache, tick(), &take, limits, scales)
+				if !ok {
+					unknown++
+					continue
+				}
+				known++
+				require.GreaterOrEqual(t, take.n, refused.n, "never for a smaller cost")
+				require.Equal(t, want, got)
+			}
+			cache.forget("key")
+			_, ok := cache.find("key", change{n: 20}, TakeOptions{}, limits)
+			require.False(t, ok, "forgotten")
+		}
+		require.NotZero(t, known)
+		require.NotZero(t, unknown)
+	})
+}
+
+func TestDenyCacheForgets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limits := []Limit{{1, PerHour(1)}}
+		scales, _ := appendScales(nil, limits)
+		cache := newDenyCache(1)
+		add := func(lasts time.Duration) {
+			cache.add("key", &denial{change: change{n: 1}, limits: limits, scales: scales, outcome: outcome{deficits: []int64{scales[0].size()}}}, time.Now(), lasts)
+		}
+		known := func() bool {
+			_, ok := cache.find("key", change{n: 1}, TakeOptions{}, limits)
+			return ok
+		}
+		add(time.Hour)
+		time.Sleep(denialStale - 1)
+		require.True(t, known())
+		time.Sleep(1)
+		require.False(t, known(), "one caller asks again")
+		require.True(t, known(), "the others need not")
+		time.Sleep(denialAge - denialStale)
+		require.False(t, known(), "after a second all have to")
+
+		add(300 * time.Millisecond)
+		time.Sleep(300*time.Millisecond - 1)
+		require.True(t, known())
+		time.Sleep(1)
+		require.False(t, known(), "the tokens are back")
+
+		add(time.Hour)
+		_, ok := cache.find("key", change{n: 1}, TakeOptions{}, []Limit{{2, PerHour(1)}})
+		require.False(t, ok, "other limits")
+		_, ok = cache.find("key", change{n: 1}, TakeOptions{MaxWait: time.Hour}, limits)
+		require.False(t, ok, "other options")
+		_, ok = cache.find("other", change{n: 1}, TakeOptions{}, limits)
+		require.False(t, ok, "another key in the same place")
+		_, ok = cache.find("key", change{}, TakeOptions{}, limits)
+		require.False(t, ok, "a look")
+	})
+}
+
+// TestDenyCacheShieldsRedis hammers a drained key from many goroutines for over a second.
+func TestDenyCacheShieldsRedis(t *testing.T) {
+	server := redistest.Start(t)
+	store, err := NewRedisStore(server.Client(), WithTimeout(10*time.Second))
+	require.NoError(t, err)
+	ctx, limits := context.Background(), []Limit{{1, PerHour(1)}}
+	r, err := store.Take(ctx, "key", 1, limits)
+	require.NoError(t, err)
+	require.True(t, r.Allowed)
+
+	before, start := server.CommandCalls("evalsha"), time.Now()
+	var hammers sync.WaitGroup
+	for range 8 {
+		hammers.Go(func() {
+			for time.Since(start) < 1500*time.Millisecond {
+				r, err := store.Take(ctx, "key", 1, limits)
+				if err != nil || r.Allowed {
+					t.Errorf("allowed %v, error %v", r.Allowed, err)
+					return
+				}
+			}
+		})
+	}
+	hammers.Wait()
+	// The first refusals race for the cache; then it is one call each 0.8 s.
+	calls := server.CommandCalls("evalsha") - before
+	t.Logf("%d calls in %v", calls, time.Since(start).Round(time.Millisecond))
+	require.LessOrEqual(t, calls, int64(8+2))
+
+	require.NoError(t, store.Reset(ctx, "key"))
+	require.Eventually(t, func() bool { // Redis forgets a millisecond later.
+		r, err := store.Take(ctx, "key", 1, limits)
+		return err == nil && r.Allowed
+	}, 5*time.Second, time.Millisecond, "this store's own Reset is seen at once")
+}
+
+func TestDenyCacheDoesNotHideRefusalsFromABan(t *testing.T) {
+	server := redistest.Start(t)
+	store, err := NewRedisStore(server.Client(), WithTimeout(10*time.Second))
+	require.NoError(t, err)
+	limits := []Limit{{1, PerHour(1)}}
+	options := TakeOptions{Ban: Ban{After: 5, Within: time.Hour, For: time.Hour}}
+	var banned []bool
+	var last Result
+	for range 8 {
+		last, err = store.TakeWith(context.Background(), "key", 1, limits, options)
+		require.NoError(t, err)
+		banned = append(banned, last.Banned)
+	}
+	require.Equal(t, []bool{false, false, false, false, false, true, true, true}, banned)
+	require.Equal(t, SourceDenyCache, last.Source, "a ban is a fact, too")
+}

@@ -1,0 +1,105 @@
+package ratelimit_test
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/stretchr/testify/require"
+
+	"github.com/gin-ratelimit/ratelimit"
+)
+
+func TestWaitingRequestsGoOnAtTheRefillRateInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var events []ratelimit.Event
+		limiter := newLimiter(t, ratelimit.WithCapacity(2), ratelimit.WithMaxWait(3*time.Second),
+			ratelimit.WithObserver(func(_ context.Context, e ratelimit.Event) {
+				mu.Lock()
+				defer mu.Unlock()
+				events = append(events, e)
+			}))
+		engine := featureEngine(limiter.Handle)
+		start := time.Now()
+		codes := make([]int, 7)
+		at := make([]time.Duration, 7)
+		var requests sync.WaitGroup
+		for i := range codes {
+			requests.Go(func() {
+				codes[i] = get(engine).Code
+				at[i] = time.Since(start)
+			})
+			synctest.Wait() // So that they come one after the other.
+		}
+		requests.Wait()
+		require.Equal(t, []int{200, 200, 200, 200, 200, 429, 429}, codes)
+		require.Equal(t, []time.Duration{0, 0, 1 * time.Second, 2 * time.Second, 3 * time.Second, 0, 0}, at)
+		require.Len(t, events, 7)
+		last := events[6]
+		require.Equal(t, 3*time.Second, last.Waited)
+		require.Equal(t, ratelimit.ReasonAllowed, last.Reason)
+		require.Equal(t, 3, events[2].Waiting, "while the first refusal was told of")
+		require.Equal(t, 0, last.Waiting, "after the last")
+	})
+}
+
+func TestWaitingClientThatLeavesGivesItsPlaceBack(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		end  func(context.Context) (context.Context, context.CancelFunc)
+		code int
+	}{
+		{"hangs up", func(ctx context.Context) (context.Context, context.CancelFunc) {
+			ctx, cancel := context.WithCancel(ctx)
+			time.AfterFunc(500*time.Millisecond, cancel)
+			return ctx, cancel
+		}, 499},
+		{"runs out of time", func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return context.WithTimeout(ctx, 500*time.Millisecond)
+		}, http.StatusTooManyRequests},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var reasons []ratelimit.Reason
+				limiter := newLimiter(t, ratelimit.WithCapacity(1), ratelimit.WithMaxWait(time.Second),
+					ratelimit.WithObserver(func(_ context.Context, e ratelimit.Event) { reasons = append(reasons, e.Reason) }))
+				served := 0
+				engine := featureEngine(limiter.Handle, func(*gin.Context) { served++ })
+				require.Equal(t, http.StatusOK, get(engine).Code)
+				ctx, cancel := test.end(context.Background())
+				defer cancel()
+				require.Equal(t, test.code, getWith(engine, ctx).Code)
+				require.Equal(t, 1, served, "its handler does not run")
+				require.Equal(t, []ratelimit.Reason{"allowed", "gone"}, reasons)
+
+				start := time.Now()
+				require.Equal(t, http.StatusOK, get(engine).Code)
+				require.Equal(t, 500*time.Millisecond, time.Since(start), "the next has its place")
+			})
+		})
+	}
+}
+
+func TestShadowDoesNotHoldBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limiter := newLimiter(t, ratelimit.WithCapacity(1), ratelimit.WithMaxWait(time.Second), ratelimit.WithShadow())
+		engine, start := featureEngine(limiter.Handle), time.Now()
+		for range 5 {
+			require.Equal(t, http.StatusOK, get(engine).Code)
+		}
+		require.Zero(t, time.Since(start))
+	})
+}
+
+func TestMaxWaitNeedsAStoreThatCan(t *testing.T) {
+	_, err := ratelimit.NewLimiter(ratelimit.WithRefillRate(ratelimit.PerSecond(1)), ratelimit.WithMaxWait(0),
+		ratelimit.WithName("plain"), ratelimit.WithStore(brokenStore{}), ratelimit.WithBan(ratelimit.Ban{After: 1}))
+	require.ErrorContains(t, err, "WithMaxWait(0s): must be from 1µs to 24h")
+	require.ErrorContains(t, err, "WithBan: ratelimit: ban of 0s up to 0s: For must be positive")
+	require.ErrorContains(t, err, "need a Store that is an OptionStore, and ratelimit_test.brokenStore is not")
+}
