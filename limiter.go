@@ -26,7 +26,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -69,12 +68,7 @@ type Limiter struct {
 // [Limiter.Reset], or errors instead of panics. The error joins every mistake in the options.
 func NewLimiter(opts ...Option) (*Limiter, error) {
 	var c config
-	for i, opt := range opts {
-		if opt == nil {
-			return nil, fmt.Errorf("ratelimit: option %d is nil", i)
-		}
-		opt(&c)
-	}
+	Options(opts...)(&c)
 	if err := c.validate(); err != nil {
 		return nil, err
 	}

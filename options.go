@@ -44,6 +44,18 @@ func (c *config) notNil(isNil bool, option, example string) {
 	}
 }
 
+// Options is several options in one, for what a team sets alike on all its limiters. A nil option is a mistake.
+func Options(opts ...Option) Option {
+	return func(c *config) {
+		for _, opt := range opts {
+			c.notNil(opt == nil, "Options", "options")
+			if opt != nil {
+				opt(c)
+			}
+		}
+	}
+}
+
 // WithRefillRate sets how fast a bucket refills, which is the rate in the long run: PerSecond(10). It is the
 // one required option.
 func WithRefillRate(rate Rate) Option {

@@ -21,16 +21,19 @@ type MemoryStore struct {
 	long   maphash.Seed  // of the second hash of long keys
 	shards []memoryShard // a power of two
 	limits limitTable
+
+	maxKeys  int64
+	keys     atomic.Int64  // in all shards; reserved before a key is added, so never above maxKeys
+	neighbor atomic.Uint32 // whose turn it is to be searched for room
 }
 
 // memoryShard is one part of the keys, padded to its own cache line.
 type memoryShard struct {
-	mu      sync.Mutex                // guards all but the slots of table
-	table   atomic.Pointer[slotTable] // keys under one limit; replaced under mu, read without
-	wide    map[string]*wideBucket    // keys that no slot can hold, nil until there is one
-	shared  map[string]*wideBucket    // overflow buckets, by the text of their limits
-	maxKeys int
-	_       [64 - 48]byte
+	mu     sync.Mutex                // guards all but the slots of table
+	table  atomic.Pointer[slotTable] // keys under one limit; replaced under mu, read without
+	wide   map[string]*wideBucket    // keys that no slot can hold, nil until there is one
+	shared map[string]*wideBucket    // overflow buckets, by the text of their limits
+	_      [64 - 32]byte
 }
 
 // MemoryOption configures [NewMemoryStore].
@@ -43,8 +46,7 @@ type memoryConfig struct{ maxKeys int }
 // Keys whose buckets are full again give way to new ones, losing nothing. Once the store holds nothing else
 // than buckets in use, new keys share overflow buckets, one per set of limits and shard (there are up to 256),
 // and the Result says so by [SourceOverflow]: a flood of keys throttles new keys together, and never resets
-// one that is drained. Keys are spread over the shards by a random hash, so that the first shard may be full
-// when the store is not quite.
+// one that is drained.
 func WithMaxKeys(keys int) MemoryOption { return func(c *memoryConfig) { c.maxKeys = keys } }
 
 // NewMemoryStore returns an empty store. It panics if WithMaxKeys is given less than 1.
@@ -66,11 +68,13 @@ func NewMemoryStore(opts ...MemoryOption) *MemoryStore {
 	for shards < mostShards && config.maxKeys/(2*shards) >= keysWorthShard {
 		shards *= 2
 	}
-	m := &MemoryStore{base: time.Now(), seed: maphash.MakeSeed(), long: maphash.MakeSeed(), shards: make([]memoryShard, shards)}
-	for i := range m.shards {
-		m.shards[i].maxKeys = config.maxKeys / shards
+	return &MemoryStore{
+		base:    time.Now(),
+		seed:    maphash.MakeSeed(),
+		long:    maphash.MakeSeed(),
+		shards:  make([]memoryShard, shards),
+		maxKeys: int64(config.maxKeys),
 	}
-	return m
 }
 
 // Take implements [Store].
@@ -106,23 +110,18 @@ func (m *MemoryStore) Reset(_ context.Context, key string) error {
 	if t := shard.table.Load(); t != nil {
 		if s := t.find(&id); s != nil {
 			t.kill(s)
+			m.keys.Add(-1)
 		}
 	}
-	delete(shard.wide, key)
+	if _, ok := shard.wide[key]; ok {
+		delete(shard.wide, key)
+		m.keys.Add(-1)
+	}
 	return nil
 }
 
 // Len returns how many keys the store holds. Some of them may be full again.
-func (m *MemoryStore) Len() int {
-	keys := 0
-	for i := range m.shards {
-		shard := &m.shards[i]
-		shard.mu.Lock()
-		keys += shard.keys()
-		shard.mu.Unlock()
-	}
-	return keys
-}
+func (m *MemoryStore) Len() int { return int(m.keys.Load()) }
 
 // describeSlot describes what a change did to a slot.
 func (r *Result) describeSlot(c *change, allowed bool, l *internedLimit, deficit int64) {
@@ -180,12 +179,10 @@ func (m *MemoryStore) applyLocked(r *Result, shard *memoryShard, id *slotKey, ke
 		s = t.find(id)
 	}
 	b := shard.wide[key]
-	if s == nil && b == nil && shard.keys() >= shard.maxKeys {
-		shard.evict(m, now, evictAtCap)
-		if shard.keys() >= shard.maxKeys {
-			*r = shard.applyShared(now, *c, limits, scales)
-			return nil
-		}
+	known := s != nil || b != nil
+	if !known && !m.reserve(shard, now) {
+		*r = shard.applyShared(now, *c, limits, scales)
+		return nil
 	}
 	if b == nil && single != nil && now <= single.horizon {
 		if s == nil {
@@ -213,16 +210,43 @@ func (m *MemoryStore) applyLocked(r *Result, shard *memoryShard, id *slotKey, ke
 	b = &wideBucket{}
 	var changed bool
 	*r, changed = b.apply(SourceMemory, now, c, limits, scales)
-	if changed && !b.isFull(now) {
-		shard.evict(m, now, evictPerInsert)
-		shard.addWide(key, b)
+	if !changed || b.isFull(now) {
+		m.keys.Add(-1)
+		return nil
 	}
+	shard.evict(m, now, evictPerInsert)
+	shard.addWide(key, b)
 	return nil
 }
 
-// insert gives a key that is not there a slot, if there is anything to keep.
+// reserve makes sure that there is room for another key, and takes it. Where the shard has none to give, others
+// are asked in turn, if they are not busy.
+func (m *MemoryStore) reserve(shard *memoryShard, now int64) bool {
+	const othersAsked = 4
+	for i := 0; ; i++ {
+		if m.keys.Add(1) <= m.maxKeys {
+			return true
+		}
+		m.keys.Add(-1)
+		switch {
+		case i == 0:
+			shard.evict(m, now, evictAtCap)
+		case i <= othersAsked:
+			other := &m.shards[m.neighbor.Add(1)&uint32(len(m.shards)-1)]
+			if other != shard && other.mu.TryLock() { // Never Lock: two shards could wait for each other.
+				other.evict(m, now, evictAtCap)
+				other.mu.Unlock()
+			}
+		default:
+			return false
+		}
+	}
+}
+
+// insert gives a key that is not there a slot, if there is anything to keep, or else its reserved room back.
 func (shard *memoryShard) insert(m *MemoryStore, id *slotKey, now, deficit int64, l *internedLimit) {
 	if deficit == 0 {
+		m.keys.Add(-1)
 		return
 	}
 	shard.evict(m, now, evictPerInsert)
@@ -250,20 +274,11 @@ func (shard *memoryShard) applyShared(now int64, c change, limits []Limit, scale
 	return result
 }
 
-// keys is how many keys the shard holds.
-func (shard *memoryShard) keys() int {
-	keys := len(shard.wide)
-	if t := shard.table.Load(); t != nil {
-		keys += t.live
-	}
-	return keys
-}
-
 const (
 	// evictPerInsert is how many places each insert looks at for buckets that are full again: more than one,
 	// so that they are found faster than they are made.
 	evictPerInsert = 2
-	// evictAtCap is how many it looks at before a key is sent to an overflow bucket.
+	// evictAtCap is how many are looked at in a shard before a key is sent to an overflow bucket.
 	evictAtCap = 64
 )
 
@@ -275,6 +290,7 @@ func (shard *memoryShard) evict(m *MemoryStore, now int64, places int) {
 	for key, b := range shard.wide { // From a random place on.
 		if b.isFull(now) {
 			delete(shard.wide, key)
+			m.keys.Add(-1)
 		}
 		if places--; places == 0 {
 			return

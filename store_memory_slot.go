@@ -195,6 +195,7 @@ func (t *slotTable) evict(m *MemoryStore, now int64, places int) {
 		}
 		if full := s.full.Load(); full != dead && m.isFull(s, full, now) && s.full.CompareAndSwap(full, dead) {
 			t.live--
+			m.keys.Add(-1)
 		}
 	}
 }

@@ -1,16 +1,318 @@
 package ratelimit_test
 
 import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/gin-ratelimit/ratelimit"
 	"github.com/gin-ratelimit/ratelimit/storetest"
 )
 
-func memoryHarness() storetest.Harness {
-	return storetest.Harness{Open: func(*testing.T) ratelimit.Store { return ratelimit.NewMemoryStore() }}
+func memoryHarness(opts ...ratelimit.MemoryOption) storetest.Harness {
+	return storetest.Harness{Open: func(*testing.T) ratelimit.Store { return ratelimit.NewMemoryStore(opts...) }}
 }
 
 func TestMemoryStore(t *testing.T) { storetest.Run(t, memoryHarness()) }
 
+// A store for few keys has one shard, and looks for full buckets at nearly each new key. The suite uses no more than
+// 400 keys at a time.
+func TestMemoryStoreThatIsSmall(t *testing.T) {
+	storetest.Run(t, memoryHarness(ratelimit.WithMaxKeys(400)))
+}
+
 func FuzzMemoryStore(f *testing.F) { storetest.Fuzz(f, memoryHarness()) }
+
+var perHour = ratelimit.Limit{Capacity: 5, Refill: ratelimit.PerHour(5)}
+
+// A flood of new keys must not reset those that are drained, nor take more memory than was allowed.
+func TestMemoryFlood(t *testing.T) {
+	for _, most := range []int{1, 2, 10, 1000, 5000, 20_000} {
+		t.Run(fmt.Sprint(most), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := ratelimit.NewMemoryStore(ratelimit.WithMaxKeys(most))
+				drained := make([]string, max(1, most/4)) // few enough for all shards to have room
+				for i := range drained {
+					drained[i] = fmt.Sprint("known", i)
+					if r := mustTake(t, store, drained[i], 5, perHour); !r.Allowed || r.Source != ratelimit.SourceMemory {
+						t.Fatalf("%s: %+v", drained[i], r)
+					}
+				}
+				overflowed := 0
+				for i := range 3*most + 1000 {
+					if r := mustTake(t, store, fmt.Sprint("flood", i), 1, perHour); r.Source == ratelimit.SourceOverflow {
+						overflowed++
+					}
+					if i%100 == 0 {
+						if n := store.Len(); n > most {
+							t.Fatalf("%d keys, of at most %d", n, most)
+						}
+						// Refused by what it did itself, not by what others did.
+						want := ratelimit.Result{
+							Source: ratelimit.SourceMemory, Limit: perHour, RetryAfter: 12 * time.Minute, ResetAfter: time.Hour,
+						}
+						if got := mustTake(t, store, drained[i%len(drained)], 1, perHour); got != want {
+							t.Fatalf("a drained key, after %d new ones:\ngot  %+v\nwant %+v", i, got, want)
+						}
+					}
+				}
+				if overflowed == 0 {
+					t.Error("no key found the store full")
+				}
+				for _, key := range drained {
+					if r := mustTake(t, store, key, 1, perHour); r.Allowed || r.Source != ratelimit.SourceMemory {
+						t.Fatalf("%s, after the flood: %+v", key, r)
+					}
+				}
+			})
+		})
+	}
+}
+
+// Keys for which there is no room share a bucket for each set of limits: together they get what one key would.
+func TestMemoryOverflow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := ratelimit.NewMemoryStore(ratelimit.WithMaxKeys(1))
+		mustTake(t, store, "known", 1, perHour)
+		mustTake(t, store, "known", 0, perHour)
+		for i := range 20 {
+			r := mustTake(t, store, fmt.Sprint("new", i), 1, perHour)
+			if r.Source != ratelimit.SourceOverflow || r.Allowed != (i < 5) || r.Limit != perHour {
+				t.Fatalf("new key %d: %+v", i, r)
+			}
+			if r.Remaining != max(0, 4-i) {
+				t.Fatalf("new key %d: %d remain", i, r.Remaining)
+			}
+		}
+		other := ratelimit.Limit{Capacity: 3, Refill: ratelimit.PerHour(1)}
+		for i := range 6 {
+			if r := mustTake(t, store, fmt.Sprint("new", i), 1, other); r.Allowed != (i < 3) || r.Source != ratelimit.SourceOverflow {
+				t.Fatalf("by another limit, new key %d: %+v", i, r)
+			}
+		}
+		if r := mustTake(t, store, "known", 1, perHour); !r.Allowed || r.Remaining != 3 || r.Source != ratelimit.SourceMemory {
+			t.Errorf("known: %+v", r)
+		}
+		if n := store.Len(); n != 1 {
+			t.Errorf("%d keys", n)
+		}
+		// A look at an unknown key needs no room.
+		time.Sleep(time.Hour)
+		if r := mustTake(t, store, "stranger", 0, perHour); !r.Allowed || r.Remaining != 5 {
+			t.Errorf("stranger: %+v", r)
+		}
+		// The known one is full by now, and gives way.
+		if r := mustTake(t, store, "stranger", 5, perHour); !r.Allowed || r.Source != ratelimit.SourceMemory || store.Len() != 1 {
+			t.Errorf("stranger: %+v, %d keys", r, store.Len())
+		}
+		if r := mustTake(t, store, "known", 1, perHour); r.Source != ratelimit.SourceOverflow {
+			t.Errorf("known: %+v", r)
+		}
+	})
+}
+
+// Buckets that are full again leave, as others come.
+func TestMemoryIsReturned(t *testing.T) {
+	second, two := ratelimit.Limit{Capacity: 10, Refill: ratelimit.PerSecond(10)}, perHour
+	two.Refill = ratelimit.PerSecond(5)
+	for name, limits := range map[string][]ratelimit.Limit{"one limit": {second}, "two": {second, two}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := ratelimit.NewMemoryStore(ratelimit.WithMaxKeys(100_000))
+				key := 0
+				come := func(keys int) {
+					for range keys {
+						mustTake(t, store, fmt.Sprint(key), 5, limits...)
+						key++
+					}
+					time.Sleep(time.Second)
+				}
+				come(50_000)
+				if n := store.Len(); n != 50_000 {
+					t.Errorf("%d keys, want 50,000", n)
+				}
+				for range 5 {
+					come(50_000)
+				}
+				if n := store.Len(); n > 75_000 {
+					t.Errorf("%d keys, of which 50,000 were in use at a time", n)
+				}
+				for range 100 {
+					come(1000)
+				}
+				if n := store.Len(); n > 5000 {
+					t.Errorf("%d keys, of which 1000 were in use at a time, for long", n)
+				}
+			})
+		})
+	}
+}
+
+// A look and a refusal leave nothing behind, nor does what gives back.
+func TestMemoryKeepsNoFullBuckets(t *testing.T) {
+	store := ratelimit.NewMemoryStore()
+	for i := range 100 {
+		key := fmt.Sprint(i)
+		mustTake(t, store, key, 0, perHour)
+		mustTake(t, store, key, 6, perHour)
+		mustTake(t, store, key, 0, perHour, perHour)
+		mustTake(t, store, key, 6, perHour, perHour)
+		for _, limits := range [][]ratelimit.Limit{{perHour}, {perHour, perHour}} {
+			if _, err := store.Adjust(ctx, key, 3, limits); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if n := store.Len(); n != 0 {
+		t.Errorf("%d keys", n)
+	}
+	mustTake(t, store, "key", 1, perHour)
+	mustTake(t, store, "wide", 1, perHour, perHour)
+	if n := store.Len(); n != 2 {
+		t.Errorf("%d keys, want 2", n)
+	}
+	for _, key := range []string{"key", "wide"} {
+		if err := store.Reset(ctx, key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := store.Len(); n != 0 {
+		t.Errorf("%d keys after resets", n)
+	}
+}
+
+// Nobody outside can choose keys that meet in one shard: which of them find the store full is different each time.
+func TestMemoryShardsAreRandom(t *testing.T) {
+	overflowed := func() string {
+		store := ratelimit.NewMemoryStore(ratelimit.WithMaxKeys(4096)) // several shards
+		var pattern strings.Builder
+		for i := range 5000 {
+			r := mustTake(t, store, fmt.Sprint(i), 1, perHour)
+			pattern.WriteString(r.Source.String()[:1])
+		}
+		return pattern.String()
+	}
+	a, b := overflowed(), overflowed()
+	if !strings.Contains(a, "o") {
+		t.Fatal("no key found the store full")
+	}
+	if a == b {
+		t.Error("the same keys found two stores full")
+	}
+}
+
+func TestNewMemoryStorePanics(t *testing.T) {
+	for _, keys := range []int{0, -1} {
+		func() {
+			defer func() {
+				want := fmt.Sprintf("ratelimit: WithMaxKeys(%d): must be at least 1", keys)
+				if got := recover(); got != want {
+					t.Errorf("panic %v, want %q", got, want)
+				}
+			}()
+			ratelimit.NewMemoryStore(ratelimit.WithMaxKeys(keys))
+		}()
+	}
+}
+
+// Many goroutines on few keys, while time really passes: never more than C + r·t.
+func TestMemoryHammered(t *testing.T) {
+	const goroutines, keys = 64, 3
+	limit := ratelimit.Limit{Capacity: 1000, Refill: ratelimit.PerSecond(10_000)}
+	store := ratelimit.NewMemoryStore()
+	var admitted, refused [keys]atomic.Int64
+	var taking sync.WaitGroup
+	start := time.Now()
+	for g := range goroutines {
+		taking.Go(func() {
+			for time.Since(start) < 300*time.Millisecond {
+				r, err := store.Take(ctx, fmt.Sprint(g%keys), 1, []ratelimit.Limit{limit})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if r.Allowed {
+					admitted[g%keys].Add(1)
+				} else {
+					refused[g%keys].Add(1)
+				}
+			}
+		})
+	}
+	taking.Wait()
+	took := time.Since(start)
+	bound := int64(limit.Capacity) + took.Microseconds()/100
+	for key := range admitted {
+		got := admitted[key].Load()
+		if refused[key].Load() == 0 {
+			t.Errorf("key %d: none of %d takes was refused: the test tests nothing", key, got)
+		}
+		t.Logf("key %d: %d admitted in %v; bound %d, slack %d", key, got, took, bound, bound-got)
+		if got > bound {
+			t.Errorf("key %d: %d were admitted in %v, and no more than %d may be", key, got, took, bound)
+		}
+	}
+}
+
+// Keys come, fill the table, move and go while others are in use: what each admits stays exact.
+func TestMemoryGrowsWhileInUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := ratelimit.NewMemoryStore(ratelimit.WithMaxKeys(30_000))
+		const counted, takers = 50, 8
+		var admitted [counted]atomic.Int64
+		var taking sync.WaitGroup
+		wide := []ratelimit.Limit{perHour, {Capacity: 1000, Refill: ratelimit.PerHour(1)}}
+		for g := range takers {
+			random := rand.New(rand.NewPCG(1, uint64(g)))
+			taking.Go(func() {
+				for i := range 3000 {
+					k := random.IntN(counted)
+					limits := wide[:1]
+					if random.IntN(20) == 0 {
+						limits = wide // the key moves from its slot to where it can be any
+					}
+					if mustTake(t, store, fmt.Sprint("counted", k), 1, limits...).Allowed {
+						admitted[k].Add(1)
+					}
+					mustTake(t, store, fmt.Sprint("flood", g, i), 1, perHour)
+					if random.IntN(10) == 0 {
+						_ = store.Reset(ctx, fmt.Sprint("flood", g, random.IntN(i+1)))
+					}
+				}
+			})
+		}
+		taking.Wait()
+		for k := range admitted {
+			if got := admitted[k].Load(); got != 5 {
+				t.Errorf("key %d: %d of 5 were admitted", k, got)
+			}
+		}
+	})
+}
+
+// Long keys are known by a hash, and must still be told apart; so must those that are as long as fits a slot.
+func TestMemoryKeysOfAllLengths(t *testing.T) {
+	store := ratelimit.NewMemoryStore()
+	var keys []string
+	for n := range 40 {
+		for _, b := range []string{"\x00", "a", "\xff"} {
+			keys = append(keys, strings.Repeat(b, n), strings.Repeat(b, n)+"x")
+		}
+	}
+	slices.Sort(keys)
+	keys = slices.Compact(keys)
+	for _, key := range keys {
+		if r := mustTake(t, store, key, 5, perHour); !r.Allowed {
+			t.Errorf("%q shares a bucket", key)
+		}
+	}
+	if n := store.Len(); n != len(keys) {
+		t.Errorf("%d keys, want %d", n, len(keys))
+	}
+}

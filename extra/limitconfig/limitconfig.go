@@ -160,17 +160,7 @@ func (c *Config) Option() ratelimit.Option {
 	for _, limit := range fallback[1:] {
 		opts = append(opts, ratelimit.WithLimit(limit))
 	}
-	return join(opts...)
-}
-
-// join is all options in one. What they set has no name outside of package ratelimit, but a type parameter
-// stands for it.
-func join[T any, O ~func(T)](opts ...O) O {
-	return func(settings T) {
-		for _, opt := range opts {
-			opt(settings)
-		}
-	}
+	return ratelimit.Options(opts...)
 }
 
 // Limits is the limits that hold for a request, at least one. It is for ratelimit.WithLimitFunc, beside

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	redisKeys  = 10_000 // so that callers seldom meet
+	redisBatch = 1
+	redisLasts = 3  // times the time of other measurements: a take is a thousand times slower
+	denyLasts  = 10 // times: a second or two shows how often a refusal is asked for again
+)
+
+var (
+	redisCallers = []int{1, 16, 128}
+	redisLimit   = limit{1e6, time.Second}
+)
+
+func hasRedis(p peer) bool { return p.redis != nil }
+
+func redisScenarios() (all []scenario) {
+	for _, callers := range redisCallers {
+		all = append(all, scenario{fmt.Sprint("redis/", callers), hasRedis, func(p peer, o options) metrics {
+			return onRedis(fmt.Sprint("redis/", callers), callers, p, redisLimit, newKeys(redisKeys, false), allowed, redisLasts*o.lasts, o)
+		}})
+	}
+	return append(all, scenario{"redis/refused", hasRedis, func(p peer, o options) metrics {
+		want := refused
+		if p.kind == floor {
+			want = allowed
+		}
+		return onRedis("redis/refused", 16, p, tight, newKeys(1, false), want, denyLasts*o.lasts, o)
+	}})
+}
+
+// onRedis measures takes from an empty server by a client with go-redis' defaults.
+func onRedis(name string, callers int, p peer, per limit, keys keyset, want verdict, lasts time.Duration, o options) metrics {
+	ctx := context.Background()
+	client := redis.NewClient(&redis.Options{Addr: o.redis})
+	defer client.Close()
+	must(client.FlushAll(ctx).Result())
+	take := p.redis(client, per)
+	take(keys.at(0))
+	newLoad(callers, redisBatch, keys, same(take)).lasting(o.lasts) // Connections, scripts, and most of the keys.
+
+	histograms := make([]histogram, callers)
+	l := newLoad(callers, redisBatch, keys, func(caller int) taker { return histograms[caller].timed(take) })
+	before := statsOf(ctx, client, p.sends)
+	start := time.Now()
+	perTake, _ := l.lasting(lasts)
+	took := time.Since(start)
+	after := statsOf(ctx, client, p.sends)
+	for i := range histograms[1:] {
+		histograms[0].merge(&histograms[i+1])
+	}
+	t := l.verdicts()
+	takes := float64(t.sum())
+	m := metrics{
+		name:            float64(time.Second) / perTake,
+		name + "/p50":   microseconds(histograms[0].quantile(.5)),
+		name + "/p99":   microseconds(histograms[0].quantile(.99)),
+		name + "/cpu":   microseconds(after.cpu-before.cpu) / takes,
+		name + "/calls": float64(after.calls-before.calls) / took.Seconds(),
+	}
+	m.check(name, t, want)
+	return m
+}
+
+// serverStats are what a server has spent since it started.
+type serverStats struct {
+	cpu   time.Duration
+	calls int
+}
+
+func statsOf(ctx context.Context, client *redis.Client, commands []string) (s serverStats) {
+	info := must(client.InfoMap(ctx, "cpu", "commandstats").Result())
+	for _, name := range []string{"used_cpu_user", "used_cpu_sys"} {
+		s.cpu += time.Duration(must(strconv.ParseFloat(info["CPU"][name], 64)) * float64(time.Second))
+	}
+	for _, name := range commands {
+		if stat, ok := info["Commandstats"]["cmdstat_"+name]; ok {
+			calls := 0
+			must(fmt.Sscanf(stat, "calls=%d,", &calls))
+			s.calls += calls
+		}
+	}
+	return s
+}
+
+func redisTables() (tables []table) {
+	for _, callers := range redisCallers {
+		name := fmt.Sprint("redis/", callers)
+		tables = append(tables, table{"Redis: " + plural(callers, "caller", "callers"),
+			fmt.Sprintf("Takes of %d keys in turn, admitted, by one process on the same %d cores as the server.", redisKeys, runtime.NumCPU()), []column{
+				{title: "takes/s", metric: name, format: "%.0f", ratio: true, more: true},
+				{title: "p50, µs", metric: name + "/p50", format: "%.0f"},
+				{title: "p99", metric: name + "/p99", format: "%.0f"},
+				{title: "server CPU a take, µs", metric: name + "/cpu", format: "%.1f", ratio: true},
+			}})
+	}
+	return append(tables, table{"Redis: refused", "16 callers take of the same empty bucket.", []column{
+		{title: "refusals/s", metric: "redis/refused", format: "%.0f", ratio: true, more: true},
+		{title: "commands sent/s", metric: "redis/refused/calls", format: "%.1f"},
+		{title: "p50, µs", metric: "redis/refused/p50", format: "%.1f"},
+		{title: "p99", metric: "redis/refused/p99", format: "%.1f"},
+		{title: "server CPU a refusal, µs", metric: "redis/refused/cpu", format: "%.2f"},
+	}})
+}

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// options are how much is measured.
+type options struct {
+	lasts time.Duration // of one measurement
+	keys  int           // "many"
+	redis string        // address
+}
+
+func (o options) warmUp() time.Duration { return o.lasts / 6 }
+
+// metrics are what one measurement says, by names that are unique among all scenarios.
+type metrics map[string]float64
+
+// wrongOf and failedOf are the metrics of how often a contestant decided otherwise than the metric called name needs it
+// to, and how often it did not decide at all.
+func wrongOf(name string) string  { return name + wrongSuffix }
+func failedOf(name string) string { return name + failedSuffix }
+
+const (
+	wrongSuffix  = "/wrong"
+	failedSuffix = "/failed"
+)
+
+// noisySuffix is for the metric that is not 0 where a machine was too busy to measure on.
+const noisySuffix = "/noisy"
+
+// quietly measures a load by itself.
+func (m metrics) quietly(name string, l *load, o options) {
+	perTake, noisy := l.quietly(o.lasts)
+	m[name] = perTake
+	if noisy {
+		m[name+noisySuffix] = 1
+	}
+}
+
+// check counts what should all have been the same verdict.
+func (m metrics) check(name string, t tally, want verdict) {
+	sum := float64(t.sum())
+	m[failedOf(name)] = float64(t[failed]) / sum
+	m[wrongOf(name)] = 1 - float64(t[failed]+t[want])/sum
+}
+
+// scenario is one measurement of one contestant, in a process of its own: no contestant's garbage, goroutines or heap
+// are in another one's way.
+type scenario struct {
+	name string
+	has  func(peer) bool
+	run  func(peer, options) metrics
+}
+
+var scenarios = func() (all []scenario) {
+	for _, group := range [][]scenario{memoryScenarios(), webScenarios(), redisScenarios()} {
+		all = append(all, group...)
+	}
+	return all
+}()
+
+// find returns the scenario and the contestant of these names.
+func find(scenarioName, peerName string) (scenario, peer, error) {
+	for _, s := range scenarios {
+		for _, p := range peers {
+			if s.name == scenarioName && p.name == peerName {
+				return s, p, nil
+			}
+		}
+	}
+	return scenario{}, peer{}, fmt.Errorf("no scenario %q with %q", scenarioName, peerName)
+}
+
+// table is what the report shows of metrics.
+type table struct {
+	title   string
+	text    string
+	columns []column
+}
+
+type column struct {
+	title  string
+	metric string
+	format string // of the number
+	ratio  bool   // also show it in relation to the fastest exact peer and to the floor
+	more   bool   // more is better
+}
+
+func (s scenario) needsRedis() bool { return strings.HasPrefix(s.name, "redis/") }
