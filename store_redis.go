@@ -31,7 +31,7 @@ var redisScriptSHA = func() string {
 //
 //	~ratelimit:* nocommands +evalsha +eval +get +set +time
 //
-// and +cluster|slots on a cluster. Every key expires once its buckets are full. Run Redis with
+// and +cluster|slots +command on a cluster, where go-redis asks how to route the commands. Every key expires once its buckets are full. Run Redis with
 // maxmemory-policy noeviction: a key that is evicted is a bucket refilled.
 type RedisStore struct {
 	client  redis.UniversalClient

@@ -1,0 +1,204 @@
+package ratelimit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"sync"
+	"time"
+)
+
+// LogObserver returns an observer that logs what was not simply allowed:
+//
+//	ratelimit.WithObserver(ratelimit.LogObserver(slog.Default()))
+//
+// The level tells who has to act. Info: a client was refused, which is the limiter's daily work (refused, cost,
+// no_key, shadow). Warn: somebody should look (overflow: raise [WithMaxKeys]; banned). Error: there was no
+// decision (store, foreign, argument), with the store's error.
+//
+// A client that hammers is one line per [WithLogPeriod], per limiter and reason, and all together are at most
+// [WithLogRate] lines a second. Failures are one line per period, limiter and reason, whoever asked. What was
+// left out since the line before is counted in the attribute "suppressed"; without a further line it is not
+// told. Keys appear as their digest, see [KeyOf]. Errors are logged as they are, but for that about a foreign
+// state, which names the key: the error handler gets it whole.
+//
+// Allowed requests cost a comparison. One LogObserver may serve any number of limiters; it owns no goroutine, and
+// remembers lines a second × period digests of 8 bytes. It panics if logger is nil.
+func LogObserver(logger *slog.Logger, opts ...LogOption) func(context.Context, Event) {
+	if logger == nil {
+		panic("ratelimit: LogObserver(nil): needs a logger, for example slog.Default()")
+	}
+	l := &eventLog{
+		logger: logger,
+		period: 10 * time.Second,
+		rate:   10,
+		base:   time.Now(),
+		seed:   maphash.MakeSeed(),
+		last:   map[uint64]time.Duration{},
+	}
+	for _, opt := range opts {
+		opt(l)
+	}
+	return l.observe
+}
+
+// LogOption configures [LogObserver].
+type LogOption func(*eventLog)
+
+// WithLogPeriod sets for how long a client that was logged is not logged again, for the same reason by the same
+// limiter. It panics if period is not positive. Default: 10 s.
+func WithLogPeriod(period time.Duration) LogOption {
+	if period <= 0 {
+		panic(fmt.Sprintf("ratelimit: WithLogPeriod(%v): must be positive, for example 10*time.Second", period))
+	}
+	return func(l *eventLog) { l.period = period }
+}
+
+// WithLogRate sets how many lines are logged in one second, at the most. It panics if lines is below 1.
+// Default: 10.
+func WithLogRate(lines int) LogOption {
+	if lines < 1 {
+		panic(fmt.Sprintf("ratelimit: WithLogRate(%d): must be at least 1 line a second, for example 10", lines))
+	}
+	return func(l *eventLog) { l.rate = lines }
+}
+
+// eventLog is what a LogObserver remembers: only lines that were written, which bounds it.
+type eventLog struct {
+	logger *slog.Logger
+	period time.Duration
+	rate   int
+	base   time.Time
+	seed   maphash.Seed
+
+	mu         sync.Mutex
+	last       map[uint64]time.Duration // when a line was written, since base, by what it was about
+	second     time.Duration            // the current one
+	lines      int                      // written in it
+	suppressed int                      // since the last line
+}
+
+func (l *eventLog) observe(ctx context.Context, e Event) {
+	if e.Reason == ReasonAllowed {
+		return
+	}
+	level := levelOf(e)
+	if !l.logger.Enabled(ctx, level) {
+		return
+	}
+	suppressed, ok := l.admit(e)
+	if !ok {
+		return
+	}
+	attrs := append(make([]slog.Attr, 0, 10),
+		slog.String("name", e.Name),
+		slog.String("route", e.Route),
+		slog.String("key", e.Key.String()),
+		slog.String("reason", string(e.Reason)),
+		slog.Int("cost", e.Cost))
+	message := "rate limit refused"
+	switch {
+	case e.Err != nil:
+		message = "rate limit undecided"
+		err := e.Err
+		if errors.Is(err, ErrForeignState) {
+			err = ErrForeignState
+		}
+		attrs = append(attrs,
+			slog.String("kind", ErrorKind(err)),
+			slog.Any("error", err),
+			slog.Duration("elapsed", e.Elapsed))
+	default:
+		if e.Reason == ReasonShadow {
+			message = "rate limit would have refused"
+		}
+		attrs = append(attrs,
+			slog.String("limit", e.Result.Limit.String()),
+			slog.String("source", e.Result.Source.String()))
+		if e.Result.RetryAfter != Never {
+			attrs = append(attrs, slog.Duration("retry_after", e.Result.RetryAfter))
+		}
+	}
+	if suppressed > 0 {
+		attrs = append(attrs, slog.Int("suppressed", suppressed))
+	}
+	l.logger.LogAttrs(ctx, level, message, attrs...)
+}
+
+func levelOf(e Event) slog.Level {
+	switch {
+	case e.Err != nil:
+		return slog.LevelError
+	case e.Reason == ReasonOverflow, e.Reason == ReasonBanned:
+		return slog.LevelWarn
+	default:
+		return slog.LevelInfo
+	}
+}
+
+// admit reports whether e gets a line, and how many events got none since the line before.
+func (l *eventLog) admit(e Event) (suppressed int, ok bool) {
+	about := struct {
+		name   string
+		reason Reason
+		key    Key
+	}{e.Name, e.Reason, e.Key}
+	if e.Err != nil {
+		about.key = Key{} // The store is down for everybody.
+	}
+	// A hash, because a key may be long, and may lie in a buffer that is not ours to keep. Where two collide,
+	// a line is missing.
+	id := maphash.Comparable(l.seed, about)
+
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Since(l.base)
+	if second := now.Truncate(time.Second); second != l.second {
+		l.second, l.lines = second, 0
+		maps.DeleteFunc(l.last, func(_ uint64, at time.Duration) bool { return now-at >= l.period })
+	}
+	at, written := l.last[id]
+	if l.lines >= l.rate || written && now-at < l.period {
+		l.suppressed++
+		return 0, false
+	}
+	suppressed, l.suppressed = l.suppressed, 0
+	l.lines++
+	l.last[id] = now
+	return suppressed, true
+}
+
+// ErrorKind says in one word, fit for a label, why a store could not decide: "timeout", "canceled", "network"
+// (unreachable, or the connection broke), "reply" (Redis answered with an error), "foreign" ([ErrForeignState]),
+// "argument" ([ErrArgument]), or "other"; "" for nil.
+func ErrorKind(err error) string {
+	if err == nil {
+		return ""
+	}
+	netErr, isNet := errors.AsType[net.Error](err)
+	_, isReply := errors.AsType[interface {
+		error
+		RedisError() // go-redis marks with it what the server said.
+	}](err)
+	switch {
+	case errors.Is(err, ErrArgument):
+		return "argument"
+	case errors.Is(err, ErrForeignState):
+		return "foreign"
+	case isNet && netErr.Timeout():
+		return "timeout" // context.DeadlineExceeded is one, too.
+	case errors.Is(err, context.Canceled):
+		return "canceled"
+	case isNet, errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):
+		return "network"
+	case isReply:
+		return "reply"
+	default:
+		return "other"
+	}
+}

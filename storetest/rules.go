@@ -1,0 +1,398 @@
+package storetest
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/gin-ratelimit/ratelimit"
+)
+
+// rules are the sentences of the documentation of Store, one a case.
+var rules = []testCase{
+	{"a refusal changes nothing", refusalChangesNothing},
+	{"a refusal deducts from no limit", refusalDeductsFromNone},
+	{"a look changes nothing", lookChangesNothing},
+	{"retry after is true", retryAfterIsTrue},
+	{"nothing drifts", nothingDrifts},
+	{"years idle", yearsIdle},
+	{"wrong arguments", wrongArguments},
+	{"reset", resetFills},
+	{"tokens given back", tokensGivenBack},
+	{"debt", debt},
+	{"adjust without bounds", adjustWithoutBounds},
+	{"adjust of several limits", adjustOfSeveral},
+	{"capacity changed", capacityChanged},
+	{"rate changed", rateChanged},
+	{"parts of a token are rounded up", partsRoundedUp},
+	{"full by the old limit", fullByOldLimit},
+	{"positions not named", positionsNotNamed},
+	{"giving back to a full bucket", givingBackToFull},
+}
+
+var (
+	tenPerSecond = limit(10, ratelimit.PerSecond(10))
+	onePerSecond = limit(5, ratelimit.PerSecond(1))
+)
+
+// allowedBy and refusedBy are what a call is expected to answer.
+func allowedBy(l ratelimit.Limit, remaining int, full time.Duration) ratelimit.Result {
+	return ratelimit.Result{Allowed: true, Limit: l, Remaining: remaining, ResetAfter: full}
+}
+
+func refusedBy(l ratelimit.Limit, remaining int, retry, full time.Duration) ratelimit.Result {
+	return ratelimit.Result{Limit: l, Remaining: remaining, RetryAfter: retry, ResetAfter: full}
+}
+
+func (s *session) want(what string, got, want ratelimit.Result) {
+	s.t.Helper()
+	if got != want {
+		s.t.Fatalf("at %v: %s:\ngot  %s\nwant %s", s.now(), what, resultText(got), resultText(want))
+	}
+}
+
+// Whoever hammers at an empty bucket is admitted no later and no earlier than who waits.
+func refusalChangesNothing(s *session) {
+	s.take("hammered", 5, onePerSecond)
+	s.take("waiting", 5, onePerSecond)
+	for i := range 200 {
+		s.take("hammered", 1+i%7, onePerSecond)
+		if i%2 == 1 {
+			s.wait(9999 * us)
+		}
+	}
+	s.wait(sec - s.now() - us)
+	s.want("the last microsecond", s.take("hammered", 1, onePerSecond), refusedBy(onePerSecond, 0, us, 4*sec+us))
+	s.wait(us)
+	s.want("hammered", s.take("hammered", 1, onePerSecond), allowedBy(onePerSecond, 0, 5*sec))
+	s.want("waiting", s.take("waiting", 1, onePerSecond), allowedBy(onePerSecond, 0, 5*sec))
+}
+
+func refusalDeductsFromNone(s *session) {
+	hour := limit(8, ratelimit.PerHour(8))
+	s.take("key", 6, tenPerSecond, hour)
+	for range 50 {
+		s.take("key", 3, tenPerSecond, hour) // the second has two
+	}
+	s.want("the first limit", s.look("key", tenPerSecond), allowedBy(tenPerSecond, 4, 600*ms))
+	for range 50 {
+		s.take("key", 5, tenPerSecond, hour) // neither has five
+	}
+	s.want("the second limit", s.look("key", tenPerSecond, hour), allowedBy(hour, 2, 45*time.Minute))
+	s.want("what is left", s.take("key", 2, tenPerSecond, hour), allowedBy(hour, 0, time.Hour))
+}
+
+func lookChangesNothing(s *session) {
+	s.want("of an unknown key", s.look("key", tenPerSecond), allowedBy(tenPerSecond, 10, 0))
+	s.take("key", 10, tenPerSecond)
+	for range 99 {
+		s.look("key", tenPerSecond)
+		s.look("key", onePerSecond) // by another limit
+		s.look("key", tenPerSecond, onePerSecond)
+		s.wait(ms)
+	}
+	s.want("look", s.look("key", tenPerSecond), allowedBy(tenPerSecond, 0, 901*ms))
+	s.wait(ms)
+	s.want("take", s.take("key", 1, tenPerSecond), allowedBy(tenPerSecond, 0, sec))
+}
+
+// Whoever waits RetryAfter is admitted; whoever waits a microsecond less is refused.
+func retryAfterIsTrue(s *session) {
+	seed := newSeed(s.t)
+	d := newDice(seedBytes(seed, 1<<15))
+	s.note = seedNote(s.t, seed)
+	for left := 90 * year; !d.spent; {
+		limits, key := d.limits(), d.key()
+		s.reset(key)
+		var r ratelimit.Result
+		var n int
+		for range 4 {
+			n = d.int(int64(limits[0].Capacity))
+			if r = s.take(key, n, limits...); !r.Allowed {
+				break
+			}
+		}
+		if r.Allowed || r.RetryAfter == ratelimit.Never || r.RetryAfter > left {
+			continue
+		}
+		s.wait(r.RetryAfter - us)
+		if early := s.take(key, n, limits...); early.Allowed || early.RetryAfter != us {
+			s.t.Fatalf("refused for %v, and a microsecond earlier it was %s", r.RetryAfter, resultText(early))
+		}
+		s.wait(us)
+		if then := s.take(key, n, limits...); !then.Allowed {
+			s.t.Fatalf("refused for %v, and then it was %s", r.RetryAfter, resultText(then))
+		}
+		left -= r.RetryAfter
+	}
+}
+
+// Who takes each token as soon as it is there gets the rate, exactly, whatever its fractions.
+func nothingDrifts(s *session) {
+	for _, l := range []ratelimit.Limit{
+		limit(7, ratelimit.Rate{Tokens: 7, Per: 3 * sec}),
+		limit(3, ratelimit.PerSecond(3)),
+		limit(5000, ratelimit.Every(slow)),
+		limit(2, ratelimit.Rate{Tokens: 999_983, Per: 7 * sec}),
+	} {
+		key, start := l.String(), s.now()
+		s.take(key, l.Capacity, l)
+		const tokens = 300
+		for i := range tokens {
+			r := s.take(key, 1, l)
+			if r.Allowed {
+				s.t.Fatalf("%v: %d tokens came back before the time", l, i+1)
+			}
+			s.wait(r.RetryAfter)
+			s.take(key, 1, l)
+		}
+		// ⌈300·P/N⌉ in integers of microseconds.
+		per, n := l.Refill.Per.Microseconds(), int64(l.Refill.Tokens)
+		want := time.Duration((tokens*per+n-1)/n) * us
+		if took := s.now() - start; took != want {
+			s.t.Fatalf("%v: %d tokens took %v, want %v", l, tokens, took, want)
+		}
+	}
+}
+
+func yearsIdle(s *session) {
+	s.take("a", 10, tenPerSecond)
+	s.take("b", 5, onePerSecond, tenPerSecond)
+	s.wait(40 * year)
+	s.want("a", s.look("a", tenPerSecond), allowedBy(tenPerSecond, 10, 0))
+	s.want("a", s.take("a", 10, tenPerSecond), allowedBy(tenPerSecond, 0, sec))
+	s.want("a", s.take("a", 1, tenPerSecond), refusedBy(tenPerSecond, 0, 100*ms, sec))
+	s.want("b", s.take("b", 6, onePerSecond, tenPerSecond), refusedBy(onePerSecond, 5, never, 0))
+	s.wait(50 * year)
+	s.want("b", s.take("b", 5, onePerSecond, tenPerSecond), allowedBy(onePerSecond, 0, 5*sec))
+}
+
+func wrongArguments(s *session) {
+	s.take("key", 4, tenPerSecond)
+	for _, n := range []int{-1, -10, math.MinInt} {
+		s.take("key", n, tenPerSecond)
+		s.take("new", n, tenPerSecond)
+	}
+	hour, second := time.Hour, time.Second
+	for _, bad := range [][]ratelimit.Limit{
+		nil,
+		{},
+		{{}},
+		{tenPerSecond, {}},
+		{{Capacity: 10}},
+		{{Refill: ratelimit.PerSecond(10)}},
+		{{Capacity: -1, Refill: ratelimit.PerSecond(10)}},
+		{{Capacity: math.MinInt, Refill: ratelimit.PerSecond(10)}},
+		{{Capacity: 10, Refill: ratelimit.Rate{Tokens: 0, Per: second}}},
+		{{Capacity: 10, Refill: ratelimit.Rate{Tokens: -10, Per: second}}},
+		{{Capacity: 10, Refill: ratelimit.Rate{Tokens: 10, Per: 0}}},
+		{{Capacity: 10, Refill: ratelimit.Rate{Tokens: 10, Per: -hour}}},
+		{{Capacity: 10, Refill: ratelimit.Rate{Tokens: math.MinInt, Per: math.MinInt64}}},
+		{{Capacity: math.MaxInt32, Refill: ratelimit.Every(math.MaxInt64)}}, // more than 2^52 units
+	} {
+		for _, n := range []int{0, 1, math.MaxInt} {
+			s.take("key", n, bad...)
+			s.take("new", n, bad...)
+			s.adjust("key", n, bad...)
+			s.adjust("key", -n, bad...)
+		}
+	}
+	s.want("after wrong calls", s.look("key", tenPerSecond), allowedBy(tenPerSecond, 6, 400*ms))
+	s.want("an unknown key after wrong calls", s.look("new", tenPerSecond), allowedBy(tenPerSecond, 10, 0))
+}
+
+func resetFills(s *session) {
+	s.reset("unknown")
+	s.take("a", 10, tenPerSecond, onePerSecond)
+	s.take("a", 5, tenPerSecond, onePerSecond)
+	s.take("b", 10, tenPerSecond)
+	s.reset("a")
+	s.want("reset", s.look("a", tenPerSecond, onePerSecond), allowedBy(onePerSecond, 5, 0))
+	s.want("another key", s.look("b", tenPerSecond), allowedBy(tenPerSecond, 0, sec))
+	s.want("take after reset", s.take("a", 5, tenPerSecond, onePerSecond), allowedBy(onePerSecond, 0, 5*sec))
+	s.reset("a")
+	s.reset("a")
+	s.wait(ms)
+	s.want("a while after reset", s.take("a", 5, tenPerSecond, onePerSecond), allowedBy(onePerSecond, 0, 5*sec))
+	s.adjust("b", -100, tenPerSecond)
+	s.reset("b")
+	s.want("reset of a debt", s.take("b", 1, tenPerSecond), allowedBy(tenPerSecond, 9, 100*ms))
+}
+
+func tokensGivenBack(s *session) {
+	s.take("key", 8, tenPerSecond)
+	s.want("three back", s.adjust("key", 3, tenPerSecond), allowedBy(tenPerSecond, 5, 500*ms))
+	s.want("zero", s.adjust("key", 0, tenPerSecond), allowedBy(tenPerSecond, 5, 500*ms))
+	s.wait(50 * ms)
+	s.want("one back, half of one refilled", s.adjust("key", 1, tenPerSecond), allowedBy(tenPerSecond, 6, 350*ms))
+	s.want("never above full", s.adjust("key", 9, tenPerSecond), allowedBy(tenPerSecond, 10, 0))
+	s.want("and none saved up", s.take("key", 11, tenPerSecond), refusedBy(tenPerSecond, 10, never, 0))
+	s.want("take", s.take("key", 10, tenPerSecond), allowedBy(tenPerSecond, 0, sec))
+	s.want("an unknown key", s.adjust("new", 3, tenPerSecond), allowedBy(tenPerSecond, 10, 0))
+	s.want("an unknown key later", s.take("new", 10, tenPerSecond), allowedBy(tenPerSecond, 0, sec))
+}
+
+func debt(s *session) {
+	s.want("an unknown key", s.adjust("new", -3, tenPerSecond), allowedBy(tenPerSecond, 7, 300*ms))
+	s.take("key", 4, tenPerSecond)
+	s.want("six more", s.adjust("key", -6, tenPerSecond), allowedBy(tenPerSecond, 0, sec))
+	s.want("half as much again", s.adjust("key", -5, tenPerSecond), refusedBy(tenPerSecond, 0, 500*ms, 1500*ms))
+	s.want("look", s.look("key", tenPerSecond), refusedBy(tenPerSecond, 0, 500*ms, 1500*ms))
+	s.want("take", s.take("key", 1, tenPerSecond), refusedBy(tenPerSecond, 0, 600*ms, 1500*ms))
+	s.want("take more than fits", s.take("key", 11, tenPerSecond), refusedBy(tenPerSecond, 0, never, 1500*ms))
+	s.wait(500*ms - us)
+	s.want("nearly paid", s.look("key", tenPerSecond), refusedBy(tenPerSecond, 0, us, sec+us))
+	s.wait(us)
+	s.want("paid", s.look("key", tenPerSecond), allowedBy(tenPerSecond, 0, sec))
+	s.want("take too early", s.take("key", 1, tenPerSecond), refusedBy(tenPerSecond, 0, 100*ms, sec))
+	s.wait(100 * ms)
+	s.want("take", s.take("key", 1, tenPerSecond), allowedBy(tenPerSecond, 0, sec))
+
+	s.adjust("key", -20, tenPerSecond)
+	s.want("given back", s.adjust("key", 15, tenPerSecond), refusedBy(tenPerSecond, 0, 500*ms, 1500*ms))
+	s.want("a debt with another rate", s.look("key", limit(10, ratelimit.PerSecond(20))),
+		allowedBy(limit(10, ratelimit.PerSecond(20)), 0, 500*ms)) // the token is another size, and the debt is forgiven
+	s.want("a debt with another capacity", s.look("key", limit(12, ratelimit.PerSecond(10))),
+		allowedBy(limit(12, ratelimit.PerSecond(10)), 0, 1200*ms))
+	s.want("the debt", s.look("key", tenPerSecond), refusedBy(tenPerSecond, 0, 500*ms, 1500*ms))
+}
+
+func adjustWithoutBounds(s *session) {
+	s.take("key", 5, tenPerSecond)
+	s.want("all back", s.adjust("key", math.MaxInt, tenPerSecond), allowedBy(tenPerSecond, 10, 0))
+
+	// 2^53-1 units, where a token has a million.
+	const most = (1<<53 - 1) * us
+	one := limit(1, ratelimit.PerSecond(1))
+	for range 4 {
+		for range 5 {
+			s.adjust("debtor", math.MinInt, one)
+			s.adjust("debtor", -math.MaxInt, one)
+			s.adjust("debtor", math.MinInt32, one)
+		}
+		s.want("all the debt there is", s.look("debtor", one), refusedBy(one, 0, most-sec, most))
+		s.want("a take in debt", s.take("debtor", 1, one), refusedBy(one, 0, most, most))
+		s.wait(ms)
+	}
+	s.reset("debtor")
+	s.adjust("debtor", math.MinInt, one)
+	s.wait(year)
+	s.adjust("debtor", math.MaxInt32, one)
+	s.adjust("debtor", math.MaxInt, one)
+}
+
+func adjustOfSeveral(s *session) {
+	s.take("key", 3, tenPerSecond, onePerSecond)
+	s.want("both back", s.adjust("key", 2, tenPerSecond, onePerSecond), allowedBy(onePerSecond, 4, sec))
+	s.want("the first", s.look("key", tenPerSecond), allowedBy(tenPerSecond, 9, 100*ms))
+	s.want("both in use", s.adjust("key", -7, tenPerSecond, onePerSecond), refusedBy(onePerSecond, 0, 3*sec, 8*sec))
+	s.want("the first is in no debt", s.look("key", tenPerSecond), allowedBy(tenPerSecond, 2, 800*ms))
+	s.want("one debt refuses for both", s.take("key", 1, tenPerSecond, onePerSecond), refusedBy(onePerSecond, 0, 4*sec, 8*sec))
+	s.wait(4 * sec)
+	s.want("paid", s.take("key", 1, tenPerSecond, onePerSecond), allowedBy(onePerSecond, 0, 5*sec))
+}
+
+func capacityChanged(s *session) {
+	half, twice := limit(5, ratelimit.PerSecond(10)), limit(20, ratelimit.PerSecond(10))
+	s.take("key", 7, tenPerSecond)
+	s.want("twice the capacity", s.look("key", twice), allowedBy(twice, 13, 700*ms))
+	s.want("half the capacity", s.look("key", half), allowedBy(half, 0, 500*ms))
+	s.want("refused by half", s.take("key", 1, half), refusedBy(half, 0, 100*ms, 500*ms))
+	s.want("as it was, for nothing was written", s.look("key", tenPerSecond), allowedBy(tenPerSecond, 3, 700*ms))
+	s.wait(100 * ms)
+	// What is missing is cut to the smaller size as of the last take, and refills from then on.
+	s.want("taken from half", s.take("key", 1, half), allowedBy(half, 0, 500*ms))
+	s.want("back to the whole", s.look("key", tenPerSecond), allowedBy(tenPerSecond, 5, 500*ms))
+	s.want("taken from twice", s.take("key", 15, twice), allowedBy(twice, 0, 2*sec))
+	s.want("and to the whole again", s.take("key", 1, tenPerSecond), refusedBy(tenPerSecond, 0, 100*ms, sec))
+}
+
+func rateChanged(s *session) {
+	slower := limit(10, ratelimit.PerSecond(1))
+	faster := limit(10, ratelimit.PerSecond(1000))
+	odd := limit(10, ratelimit.Rate{Tokens: 7, Per: 3 * sec})
+	s.take("key", 10, tenPerSecond)
+	s.wait(150 * ms)
+	s.take("key", 1, tenPerSecond) // half a token is left
+	s.want("odd", s.look("key", odd), allowedBy(odd, 0, 4071429*us))
+	s.want("a token at the odd rate", s.take("key", 1, odd), refusedBy(odd, 0, 214286*us, 4071429*us))
+	s.want("slower", s.take("key", 1, slower), refusedBy(slower, 0, 500*ms, 9500*ms))
+	s.want("faster", s.take("key", 1, faster), refusedBy(faster, 0, 500*us, 9500*us))
+	s.wait(50 * ms)
+	s.want("not slower yet", s.look("key", tenPerSecond), allowedBy(tenPerSecond, 1, 900*ms))
+	s.want("slower since the last take", s.take("key", 1, slower), refusedBy(slower, 0, 450*ms, 9450*ms))
+	s.want("faster since the last take", s.take("key", 10, faster), allowedBy(faster, 0, 10*ms))
+	s.want("slower", s.take("key", 1, slower), refusedBy(slower, 0, sec, 10*sec))
+
+	// The same token at another speed: what is missing stays, debts too.
+	third, seven := limit(9, ratelimit.Every(3*sec)), limit(9, ratelimit.Rate{Tokens: 7, Per: 3 * sec})
+	s.adjust("debtor", -12, third)
+	s.want("one in three seconds", s.look("debtor", third), refusedBy(third, 0, 9*sec, 36*sec))
+	s.want("seven in three seconds", s.look("debtor", seven), refusedBy(seven, 0, 1285715*us, 5142858*us))
+}
+
+// A token is 3 units by one limit and 1 by the other, so that 5 units missing are 2 tokens missing.
+func partsRoundedUp(s *session) {
+	fine, coarse := limit(2, ratelimit.Every(3*us)), limit(2, ratelimit.Every(us))
+	s.take("key", 2, fine)
+	s.wait(4 * us)
+	s.want("fine", s.take("key", 1, fine), allowedBy(fine, 0, 5*us))
+	s.want("coarse", s.take("key", 1, coarse), refusedBy(coarse, 0, us, 2*us))
+	s.wait(us)
+	s.want("coarse", s.take("key", 1, coarse), allowedBy(coarse, 0, 2*us))
+	s.want("fine", s.look("key", fine), allowedBy(fine, 0, 6*us))
+}
+
+// A bucket that is full equals one that does not exist, whatever is asked for next: whether a store has dropped
+// it by then must make no difference.
+func fullByOldLimit(s *session) {
+	slower := limit(10, ratelimit.PerHour(10))
+	larger := limit(100, ratelimit.PerHour(10))
+	for i, wait := range []time.Duration{sec - us, sec, 2 * sec, 4 * sec, day} {
+		key := fmt.Sprint(i)
+		s.take(key, 10, tenPerSecond)
+		s.wait(wait)
+		if wait < sec {
+			s.want("not quite full", s.look(key, slower), allowedBy(slower, 0, time.Hour-wait))
+			continue
+		}
+		s.want("by a slower limit", s.look(key, slower), allowedBy(slower, 10, 0))
+		s.want("by a larger one", s.look(key, larger), allowedBy(larger, 100, 0))
+		s.want("taken by a larger one", s.take(key, 100, larger), allowedBy(larger, 0, 10*time.Hour))
+	}
+	// Each position counts for itself.
+	s.take("two", 10, tenPerSecond, limit(20, ratelimit.PerMinute(20)))
+	s.wait(sec)
+	s.want("the first", s.look("two", slower), allowedBy(slower, 10, 0))
+	s.want("the second", s.look("two", larger, limit(20, ratelimit.PerHour(20))),
+		allowedBy(limit(20, ratelimit.PerHour(20)), 10, 1799*sec))
+}
+
+func positionsNotNamed(s *session) {
+	a, b, c := tenPerSecond, limit(20, ratelimit.PerSecond(1)), limit(30, ratelimit.PerMinute(1))
+	s.take("key", 5, a, b, c)
+	s.wait(ms)
+	s.want("one alone", s.take("key", 5, a), allowedBy(a, 0, 999*ms))
+	s.wait(ms)
+	s.want("two", s.take("key", 1, a, b), refusedBy(a, 0, 98*ms, 998*ms))
+	s.wait(998 * ms)
+	s.want("two", s.take("key", 10, a, b), allowedBy(a, 0, sec))
+	s.wait(sec)
+	// The second: 5 missing, refilled for 1 s, 10 more, refilled for 1 s. The third: 5, refilled for 2 s.
+	s.want("the second", s.look("key", a, b, c), allowedBy(b, 7, 13*sec))
+	s.want("the third", s.look("key", limit(99, a.Refill), limit(99, b.Refill), c), allowedBy(c, 25, 298*sec))
+	s.want("a fourth is full", s.look("key", limit(99, a.Refill), limit(99, b.Refill), limit(99, c.Refill), a),
+		allowedBy(a, 10, 0))
+}
+
+// An adjustment is a change even where the buckets that it names are full: the other ones have refilled under
+// their own limits until then, whatever the limits are that they are asked for later.
+func givingBackToFull(s *session) {
+	b, twice := onePerSecond, limit(5, ratelimit.PerSecond(2))
+	s.take("key", 5, tenPerSecond, b)
+	s.wait(sec)
+	s.want("the first is full", s.adjust("key", 1, tenPerSecond), allowedBy(tenPerSecond, 10, 0))
+	s.want("the second, twice as fast from now on", s.look("key", tenPerSecond, twice), allowedBy(twice, 1, 2*sec))
+	s.wait(sec)
+	s.want("a second later", s.look("key", tenPerSecond, twice), allowedBy(twice, 3, sec))
+}
