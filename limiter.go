@@ -127,6 +127,10 @@ func NewLimiter(opts ...Option) (*Limiter, error) {
 // A request whose client has gone by the time of the decision is aborted with 499, since nobody would read
 // the answer.
 func (l *Limiter) Handle(c *gin.Context) {
+	if p, ok := c.Writer.(*probe); ok {
+		p.found = append(p.found, l)
+		return
+	}
 	mode := l.Mode()
 	if mode == Off {
 		return
@@ -141,7 +145,7 @@ func (l *Limiter) Handle(c *gin.Context) {
 		}
 	}
 	ctx := c.Request.Context() // Never c itself: Gin reuses it.
-	err := l.decide(ctx, c.FullPath(), d)
+	err := l.decide(ctx, c, d)
 	switch {
 	case mode == Shadow && err != nil:
 		return
@@ -158,7 +162,7 @@ func (l *Limiter) Handle(c *gin.Context) {
 	}
 	c.Set(decisionKey{}, d)
 	h := c.Writer.Header()
-	if l.headers == nil {
+	if l.headers == nil && !(d.earlier != nil && tighterXHeaders(h, d.result)) {
 		writeXHeaders(h, d.result, &d.xHeaders)
 	}
 	for _, write := range l.headers {
@@ -197,7 +201,9 @@ func (l *Limiter) Take(ctx context.Context, key string, n int) (Result, error) {
 	start := time.Now()
 	var err error
 	d.result, err = l.ask(ctx, key, n, l.limits)
-	l.observe(ctx, "", &d, err, time.Since(start))
+	if len(l.observers) > 0 {
+		l.observe(ctx, "", &d, err, time.Since(start))
+	}
 	return d.result, err
 }
 
@@ -207,7 +213,7 @@ func (l *Limiter) Reset(ctx context.Context, key string) error {
 }
 
 // decide asks the store about a request, waits if it is to wait, and tells the observers.
-func (l *Limiter) decide(ctx context.Context, route string, d *decision) error {
+func (l *Limiter) decide(ctx context.Context, c *gin.Context, d *decision) error {
 	var start time.Time
 	if len(l.observers) > 0 {
 		start = time.Now()
@@ -224,7 +230,9 @@ func (l *Limiter) decide(ctx context.Context, route string, d *decision) error {
 	if result.Wait > 0 && d.mode != Shadow {
 		l.wait(ctx, d)
 	}
-	l.observe(ctx, route, d, err, elapsed)
+	if len(l.observers) > 0 {
+		l.observe(ctx, c.FullPath(), d, err, elapsed)
+	}
 	return err
 }
 
@@ -236,9 +244,6 @@ func (l *Limiter) ask(ctx context.Context, key string, n int, limits []Limit) (R
 }
 
 func (l *Limiter) observe(ctx context.Context, route string, d *decision, err error, elapsed time.Duration) {
-	if len(l.observers) == 0 {
-		return
-	}
 	event := Event{
 		Name:    l.name,
 		Route:   route,
@@ -296,6 +301,9 @@ type decision struct {
 type decisionKey struct{}
 
 func lastDecision(c *gin.Context) *decision {
+	if c.Keys == nil {
+		return nil // As for most requests before the first limiter; Get locks before it looks.
+	}
 	value, _ := c.Get(decisionKey{})
 	d, _ := value.(*decision)
 	return d

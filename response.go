@@ -32,7 +32,19 @@ const (
 // X-RateLimit-Reset, the Unix time in seconds, rounded up, at which the bucket is full again. Where limiters
 // stack, they are those of the limiter with the fewest tokens left, or of the one that refuses.
 func XHeaders(h http.Header, _ string, r Result) {
-	writeXHeaders(h, r, new(xHeaderValues))
+	if !tighterXHeaders(h, r) {
+		writeXHeaders(h, r, new(xHeaderValues))
+	}
+}
+
+// tighterXHeaders reports whether an earlier limiter has left fewer tokens.
+func tighterXHeaders(h http.Header, r Result) bool {
+	earlier := h[headerXRemaining]
+	if !r.Allowed || len(earlier) == 0 {
+		return false
+	}
+	remaining, err := strconv.Atoi(earlier[0])
+	return err == nil && remaining <= r.Remaining
 }
 
 // xHeaderValues is room for the values of one response, so that they cost one allocation. Values are never
@@ -43,11 +55,6 @@ type xHeaderValues struct {
 }
 
 func writeXHeaders(h http.Header, r Result, room *xHeaderValues) {
-	if earlier := h[headerXRemaining]; r.Allowed && len(earlier) > 0 {
-		if remaining, err := strconv.Atoi(earlier[0]); err == nil && remaining <= r.Remaining {
-			return
-		}
-	}
 	now := time.Now()
 	reset := now.Add(r.ResetAfter)
 	seconds := reset.Unix()

@@ -3,7 +3,6 @@ package ratelimit
 import (
 	"context"
 	"fmt"
-	"hash/maphash"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,8 +16,7 @@ import (
 // that restarts starts with full buckets, and each process counts alone: for several, use [RedisStore].
 type MemoryStore struct {
 	base   time.Time // tick 0, by the monotonic clock
-	seed   maphash.Seed
-	long   maphash.Seed  // of the second hash of long keys
+	seeds  keySeeds
 	shards []memoryShard // a power of two
 	limits limitTable
 
@@ -70,8 +68,7 @@ func NewMemoryStore(opts ...MemoryOption) *MemoryStore {
 	}
 	return &MemoryStore{
 		base:    time.Now(),
-		seed:    maphash.MakeSeed(),
-		long:    maphash.MakeSeed(),
+		seeds:   newKeySeeds(),
 		shards:  make([]memoryShard, shards),
 		maxKeys: int64(config.maxKeys),
 	}
@@ -103,7 +100,7 @@ func (m *MemoryStore) Adjust(_ context.Context, key string, n int, limits []Limi
 
 // Reset implements [Store].
 func (m *MemoryStore) Reset(_ context.Context, key string) error {
-	id := m.identify(key)
+	id := m.seeds.identify(key)
 	shard := m.shard(&id)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
@@ -137,7 +134,7 @@ func (r *Result) describeSlot(c *change, allowed bool, l *internedLimit, deficit
 // apply changes key's buckets: without a lock where the key has a slot, as all keys under one limit do after
 // their first take, or under the shard's.
 func (m *MemoryStore) apply(r *Result, key string, c *change, limits []Limit) error {
-	id := m.identify(key)
+	id := m.seeds.identify(key)
 	shard := m.shard(&id)
 	if len(limits) == 1 {
 		if t := shard.table.Load(); t != nil {

@@ -3,6 +3,8 @@ package ratelimit
 import (
 	"encoding/binary"
 	"hash/maphash"
+	"math/bits"
+	"math/rand/v2"
 	"sync/atomic"
 	"unsafe"
 )
@@ -94,38 +96,43 @@ const (
 	hashedKey = 0xff // the mark of a longer one, where the length would be
 )
 
-func (m *MemoryStore) identify(key string) slotKey {
-	hash := maphash.String(m.seed, key)
-	if len(key) > inlineKey {
-		return slotKey{hash, maphash.String(m.long, key)>>8 | hashedKey<<56, hash}
-	}
-	id := slotKey{hash: hash, key1: uint64(len(key)+1) << 56} // Plus 1, so that the key "" is not a free slot.
-	// Two loads that may overlap: copying to a room of 16 bytes first costs as much as the hash.
-	bytes := unsafe.Slice(unsafe.StringData(key), len(key))
-	if len(bytes) >= 8 {
-		id.key0 = binary.LittleEndian.Uint64(bytes)
-		id.key1 |= binary.LittleEndian.Uint64(bytes[len(bytes)-8:]) >> (8 * (16 - len(bytes)))
-		return id
-	}
-	for i, b := range bytes {
-		id.key0 |= uint64(b) << (8 * i)
-	}
-	return id
+// keySeeds make a store's hashes its own.
+type keySeeds struct {
+	words      [3]uint64
+	long, more maphash.Seed
 }
 
-// identifyAgain is identify by what a slot holds.
-func (m *MemoryStore) identifyAgain(s *slot) slotKey {
-	id := slotKey{key0: s.key0.Load(), key1: s.key1.Load()}
-	length := id.key1 >> 56
-	if length == hashedKey {
-		id.hash = id.key0
-		return id
+func newKeySeeds() keySeeds {
+	return keySeeds{[3]uint64{rand.Uint64(), rand.Uint64(), rand.Uint64()}, maphash.MakeSeed(), maphash.MakeSeed()}
+}
+
+func (k *keySeeds) identify(key string) slotKey {
+	if len(key) > inlineKey {
+		return k.hashed(maphash.String(k.long, key), maphash.String(k.more, key)>>8|hashedKey<<56)
 	}
-	var room [16]byte
-	binary.LittleEndian.PutUint64(room[:8], id.key0)
-	binary.LittleEndian.PutUint64(room[8:], id.key1)
-	id.hash = maphash.Bytes(m.seed, room[:length-1])
-	return id
+	key0, key1 := uint64(0), uint64(len(key)+1)<<56 // Plus 1, so that the key "" is not a free slot.
+	// Two loads that may overlap: copying to a room of 16 bytes first costs as much as a hash.
+	bytes := unsafe.Slice(unsafe.StringData(key), len(key))
+	if len(bytes) >= 8 {
+		key0 = binary.LittleEndian.Uint64(bytes)
+		key1 |= binary.LittleEndian.Uint64(bytes[len(bytes)-8:]) >> (8 * (16 - len(bytes)))
+	} else {
+		for i, b := range bytes {
+			key0 |= uint64(b) << (8 * i)
+		}
+	}
+	return k.hashed(key0, key1)
+}
+
+// hashed mixes the words of a key as the runtime does for maps where the processor has no AES (wyhash). maphash
+// takes twice as long for so little.
+func (k *keySeeds) hashed(key0, key1 uint64) slotKey {
+	return slotKey{key0, key1, mix(k.words[2], mix(key0^k.words[0], key1^k.words[1]))}
+}
+
+func mix(a, b uint64) uint64 {
+	high, low := bits.Mul64(a, b)
+	return high ^ low
 }
 
 // slotTable is the slots of one shard. All but the slots is guarded by the shard's lock.
@@ -227,7 +234,7 @@ func (t *slotTable) rebuilt(m *MemoryStore, now int64) *slotTable {
 			continue
 		}
 		if full := s.full.Swap(dead); full != dead {
-			id := m.identifyAgain(s)
+			id := m.seeds.hashed(s.key0.Load(), s.key1.Load())
 			next.insert(&id, full, s.meta.Load())
 		}
 	}
