@@ -1,0 +1,223 @@
+// Command example is a Gin server whose routes are limited, in this process or over Redis:
+//
+//	go run ./_example
+//	go run ./_example -redis localhost:6379
+//
+// It prints what to try with curl. Several of them on one Redis share their limits.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/gin-ratelimit/ratelimit"
+)
+
+func main() {
+	addr := flag.String("addr", ":8080", "`address` to listen on")
+	redisAddr := flag.String("redis", "", "keep the buckets in the Redis at this `host:port`")
+	flag.Parse()
+	if err := run(*addr, *redisAddr); err != nil {
+		slog.Error("example", "error", err)
+		os.Exit(1)
+	}
+}
+
+// newStore is where all buckets live. Redis need not be up yet.
+func newStore(redisAddr string) (ratelimit.Store, error) {
+	if redisAddr == "" {
+		return ratelimit.NewMemoryStore(), nil
+	}
+	return ratelimit.NewRedisStore(redis.NewClient(&redis.Options{
+		Addr:          redisAddr,
+		DialerRetries: 1, // Of 5, with pauses between, none fits into the time that a decision has.
+	}))
+}
+
+func newRouter(store ratelimit.Store) *gin.Engine {
+	gin.SetMode(gin.ReleaseMode)
+	router := gin.New()
+
+	// First of all: who is the client? Gin believes X-Forwarded-For from everybody until it is told whom to trust,
+	// and then clients choose their own address. No proxy is in front of this server, so nobody is trusted.
+	_ = router.SetTrustedProxies(nil) // Nothing to parse, no error.
+
+	// What all limiters have in common. A name keeps a limiter's buckets apart from those of others in the store.
+	stats := ratelimit.NewStats(ratelimit.WithAlertMinimum(20))
+	stats.Alert(0.05, func(a ratelimit.Alert) {
+		slog.Warn("more than 5 % refused in a minute", "name", a.Name, "firing", a.Firing, "ratio", a.Ratio)
+	})
+	logs := ratelimit.LogObserver(slog.Default())
+	limit := func(name string, opts ...ratelimit.Option) gin.HandlerFunc {
+		return ratelimit.New(append(opts,
+			ratelimit.WithName(name),
+			ratelimit.WithStore(store),
+			ratelimit.WithHeaders(ratelimit.XHeaders, ratelimit.IETFHeaders),
+			ratelimit.WithObserver(stats.Observe),
+			ratelimit.WithObserver(logs),
+		)...)
+	}
+
+	// Gin's Use holds for what is registered after it, so this page has no limit. Do not put it on the internet.
+	router.GET("/stats", func(c *gin.Context) { c.JSON(http.StatusOK, stats.Snapshot()) })
+
+	// Every route from here on: 20 requests at once and 10 a second, for each client address.
+	router.Use(limit("global",
+		ratelimit.WithCapacity(20),
+		ratelimit.WithRefillRate(ratelimit.PerSecond(10)),
+	))
+	router.GET("/", func(c *gin.Context) { c.String(http.StatusOK, "hello\n") })
+
+	// One route, strict: 5 wrong passwords for an account from an address, then one a minute. While Redis is down
+	// nobody could count them, so nobody can log in.
+	router.POST("/login", smallBody, limit("login",
+		ratelimit.WithCapacity(5),
+		ratelimit.WithRefillRate(ratelimit.Every(time.Minute)),
+		ratelimit.WithKeyFunc(ratelimit.Join(byAccount, ratelimit.ByClientIP)),
+		ratelimit.WithChargeIf(loginFailed),
+		ratelimit.WithErrorHandler(ratelimit.FailClosed),
+	), login)
+
+	// Two limits at once, and a cost: 20 days of reports a second, and no more than 50 an hour.
+	router.GET("/reports", limit("reports",
+		ratelimit.WithRefillRate(ratelimit.PerSecond(20)),
+		ratelimit.WithLimit(ratelimit.Limit{Capacity: 50, Refill: ratelimit.PerHour(50)}),
+		ratelimit.WithCost(days),
+		ratelimit.WithDeniedHandler(ratelimit.DenyProblem),
+	), report)
+
+	// A group, by token, or by address where there is none; how much depends on the plan. Tokens are checked
+	// before, because who could make them up would have a new bucket with each.
+	api := router.Group("/api", authenticate, limit("api",
+		ratelimit.WithKeyFunc(ratelimit.FirstOf(ratelimit.ByBearerToken, ratelimit.ByClientIP)),
+		ratelimit.WithRefillRate(ratelimit.PerMinute(5)),
+		ratelimit.WithLimitFunc(limitsOfPlan),
+	))
+	api.GET("/whoami", whoami)
+	return router
+}
+
+// smallBody bounds what byAccount reads before anything is limited by account.
+func smallBody(c *gin.Context) {
+	c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, 4<<10)
+}
+
+// byAccount is the account that somebody tries to log in to, in one spelling.
+func byAccount(c *gin.Context) string {
+	return strings.ToLower(strings.TrimSpace(c.PostForm("account")))
+}
+
+func login(c *gin.Context) {
+	if byAccount(c) == "ada" && c.PostForm("password") == "lovelace" {
+		c.String(http.StatusOK, "welcome\n")
+		return
+	}
+	c.String(http.StatusUnauthorized, "wrong account or password\n")
+}
+
+func loginFailed(c *gin.Context) bool { return c.Writer.Status() == http.StatusUnauthorized }
+
+// days is what a report costs. It comes from the client, so it is never below 1.
+func days(c *gin.Context) int {
+	n, _ := strconv.Atoi(c.Query("days"))
+	return max(1, n)
+}
+
+func report(c *gin.Context) { c.String(http.StatusOK, "%d days of nothing to report\n", days(c)) }
+
+var planOfToken = map[string]string{"free-token": "free", "pro-token": "pro"}
+
+var limitsOf = map[string][]ratelimit.Limit{
+	"free": {{Capacity: 10, Refill: ratelimit.PerMinute(10)}},
+	"pro":  {{Capacity: 100, Refill: ratelimit.PerMinute(100)}},
+}
+
+// authenticate tells the plan of a token. Who shows none has none, and may go on.
+func authenticate(c *gin.Context) {
+	authorization := c.GetHeader("Authorization")
+	plan, known := planOfToken[strings.TrimPrefix(authorization, "Bearer ")]
+	if authorization != "" && !known {
+		c.AbortWithStatusJSON(http.StatusUnauthorized, gin.H{"error": "unknown token"})
+		return
+	}
+	c.Set("plan", plan)
+}
+
+// limitsOfPlan has nothing to say of those without a plan: WithRefillRate has.
+func limitsOfPlan(c *gin.Context) []ratelimit.Limit { return limitsOf[c.GetString("plan")] }
+
+// whoami shows that a handler can see the decision, for example to do less when little is left.
+func whoami(c *gin.Context) {
+	tightest, _ := ratelimit.Get(c)
+	c.JSON(http.StatusOK, gin.H{"plan": c.GetString("plan"), "left": tightest.Remaining})
+}
+
+const tries = `listening on %[1]s; try:
+
+  curl -s -o /dev/null -w '%%{http_code} ' '%[1]s/?[1-30]'    # 20 at once, then 10 a second
+  curl -i -d account=ada -d password=guess %[1]s/login        # 5 wrong ones, then one a minute
+  curl -i -d account=ada -d password=lovelace %[1]s/login     # right ones do not count
+  curl -i '%[1]s/reports?days=15'                             # 20 a second and 50 an hour
+  curl -i '%[1]s/reports?days=21'                             # more than there can ever be
+  curl -i %[1]s/api/whoami                                    # 5 a minute by address
+  curl -i -H 'Authorization: Bearer free-token' %[1]s/api/whoami   # 10 a minute by token
+  curl -i -H 'Authorization: Bearer pro-token' %[1]s/api/whoami    # 100 a minute
+  curl -s %[1]s/stats
+
+`
+
+// run serves until it is interrupted, and then finishes the requests under way.
+func run(addr, redisAddr string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+
+	store, err := newStore(redisAddr)
+	if err != nil {
+		return err
+	}
+	router := newRouter(store)
+	for _, warning := range ratelimit.Check(router) { // Of /stats, and rightly so.
+		slog.Warn("check your rate limits", "warning", warning)
+	}
+
+	listener, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	fmt.Printf(tries, baseURL(listener.Addr()))
+
+	server := &http.Server{Handler: router, ReadHeaderTimeout: 5 * time.Second}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	stop() // A second interrupt does not wait.
+	finish, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return server.Shutdown(finish)
+}
+
+// baseURL is where a client on this machine finds a listener.
+func baseURL(addr net.Addr) string {
+	host, port, _ := net.SplitHostPort(addr.String())
+	if net.ParseIP(host).IsUnspecified() {
+		host = "localhost"
+	}
+	return "http://" + net.JoinHostPort(host, port)
+}

@@ -1,0 +1,421 @@
+package ratelimit
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gin-gonic/gin"
+)
+
+// Warning is something about a configuration that will hurt; see [Check]. It is not an error, because the
+// program runs. It prints as one line, and in structured logs as a group. Warnings are comparable.
+type Warning struct {
+	Code    WarningCode // what kind it is, the same in all versions
+	Subject string      // what it is about: "POST /login", or `limiter "login" on POST /login`
+	Message string      // what is wrong
+	Fix     string      // what to do about it
+}
+
+// WarningCode names a kind of [Warning].
+type WarningCode string
+
+// The kinds of warnings.
+const (
+	WarnForgeableKey   WarningCode = "forgeable_key"     // a header that anybody can send changes the key
+	WarnPlatformHeader WarningCode = "platform_header"   // the same, by engine.TrustedPlatform: right if only the platform can connect
+	WarnUnstableKey    WarningCode = "unstable_key"      // two requests of one client have different keys
+	WarnUnixSocket     WarningCode = "unix_socket"       // the key is "" for all clients on a unix socket, and their address elsewhere
+	WarnDoubleCharge   WarningCode = "double_charge"     // a request is charged twice to the same buckets
+	WarnSharedName     WarningCode = "shared_name"       // limiters with different limits share their buckets
+	WarnEviction       WarningCode = "redis_eviction"    // Redis drops buckets when memory is short
+	WarnReplicaRouting WarningCode = "redis_replicas"    // a cluster's client is set up to read from replicas
+	WarnUnlimited      WarningCode = "unlimited_route"   // no limiter stands on the route
+	WarnUnreadable     WarningCode = "unreadable_routes" // Gin's routes are not as this version knows them
+)
+
+// String returns the warning in one line.
+func (w Warning) String() string {
+	return fmt.Sprintf("ratelimit: %s: %s: %s; fix: %s", w.Code, w.Subject, w.Message, w.Fix)
+}
+
+// LogValue implements slog.LogValuer.
+func (w Warning) LogValue() slog.Value {
+	return slog.GroupValue(
+		slog.String("code", string(w.Code)),
+		slog.String("subject", w.Subject),
+		slog.String("message", w.Message),
+		slog.String("fix", w.Fix))
+}
+
+// Check looks at how an engine is limited, before that hurts. Call it at start-up, behind the last route:
+//
+//	for _, warning := range ratelimit.Check(router) {
+//		slog.Warn("check your rate limits", "warning", warning)
+//	}
+//
+// or in a test, where what is meant to be so can be passed over by Code and Subject. Nothing is printed, and
+// nil means that nothing was found.
+//
+// It runs no handler. It does call the limiters' KeyFuncs, with made-up requests for "/" that carry no
+// credentials and come from addresses reserved for documentation; a KeyFunc that panics at that is not judged.
+// A [RedisStore]'s server is asked for its eviction policy (INFO memory). All servers together have half a
+// second, and if they do not answer, or the ACL does not permit it, nothing is said of them.
+//
+// A limiter that another handler calls, as in if !internal(c) { limiter(c) }, cannot be seen, so its route
+// counts as one without. What a KeyFunc does for clients with credentials cannot be seen either.
+func Check(engine *gin.Engine) []Warning {
+	i := inspection{engine: engine}
+	routes, ok := routesOf(reflect.ValueOf(engine))
+	i.run(routes, ok && len(routes) == len(engine.Routes())+1)
+	return i.warnings
+}
+
+// inspection is a Check under way.
+type inspection struct {
+	engine   *gin.Engine
+	limiters []placed
+	warnings []Warning
+}
+
+func (i *inspection) run(routes []route, readable bool) {
+	if !readable {
+		routes = []route{{"every route", i.engine.Handlers}}
+	}
+	slices.SortFunc(routes, func(a, b route) int { return cmp.Compare(a.pathFirst(), b.pathFirst()) })
+	var unlimited []string
+	for _, r := range routes {
+		limiters := r.limiters()
+		if len(limiters) == 0 && r.name != noRoute {
+			unlimited = append(unlimited, r.name)
+		}
+		for _, l := range limiters {
+			i.meet(l, r)
+		}
+		i.checkRoute(r, limiters)
+	}
+	i.checkNames()
+	i.checkStores()
+	if !readable {
+		i.warn(WarnUnreadable, "engine",
+			"the handlers of its routes cannot be read, because this Gin is built differently; only limiters on the engine itself were looked at",
+			"use the version of Gin that this library's go.mod names, or update the library")
+		return
+	}
+	for _, name := range unlimited {
+		i.warn(WarnUnlimited, name, "no limiter stands on it",
+			"put one on the engine, the group or the route; it counts for routes that are registered after it")
+	}
+}
+
+// placed is a limiter, and the first route on which it stands.
+type placed struct {
+	*Limiter
+	route string
+}
+
+func (p placed) String() string { return fmt.Sprintf("limiter %q on %s", p.name, p.route) }
+
+// warn adds a warning, once.
+func (i *inspection) warn(code WarningCode, subject, message, fix string) {
+	if w := (Warning{code, subject, message, fix}); !slices.Contains(i.warnings, w) {
+		i.warnings = append(i.warnings, w)
+	}
+}
+
+// meet looks at a limiter, if it is seen for the first time.
+func (i *inspection) meet(l *Limiter, r route) {
+	if slices.ContainsFunc(i.limiters, func(p placed) bool { return p.Limiter == l }) {
+		return
+	}
+	p := placed{l, r.name}
+	i.limiters = append(i.limiters, p)
+	i.checkKey(p)
+}
+
+// visitor is a made-up request: its peer, whether on a unix socket, and the headers that claim another address.
+type visitor struct {
+	peer   string
+	unix   bool
+	claims []string
+}
+
+const (
+	someone       = "192.0.2.1:1024" // RFC 5737: nobody has it, so no proxy does
+	someoneByIPv6 = "[2001:db8::1]:1024"
+	someoneAgain  = "192.0.2.1:2048"
+	somebodyElse  = "192.0.2.2:1024"
+	claimed       = "198.51.100.7"
+)
+
+// key is what a visitor is counted against, and not ok if the KeyFunc panics.
+func (v visitor) key(engine *gin.Engine, of KeyFunc) (key string, ok bool) {
+	defer func() {
+		if recover() != nil {
+			key, ok = "", false
+		}
+	}()
+	ctx := context.Background()
+	if v.unix {
+		ctx = context.WithValue(ctx, http.LocalAddrContextKey, net.Addr(&net.UnixAddr{Net: "unix"}))
+	}
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "/", http.NoBody)
+	if err != nil {
+		return "", false
+	}
+	r.RemoteAddr = v.peer
+	for _, header := range v.claims {
+		value := claimed
+		if header == "Forwarded" {
+			value = "for=" + claimed
+		}
+		r.Header.Set(header, value)
+	}
+	c := gin.CreateTestContextOnly(nowhere{}, engine)
+	c.Request = r
+	return of(c), true
+}
+
+// nowhere is where a KeyFunc's response goes.
+type nowhere struct{}
+
+func (nowhere) Header() http.Header         { return http.Header{} }
+func (nowhere) Write(p []byte) (int, error) { return len(p), nil }
+func (nowhere) WriteHeader(int)             {}
+
+// addressHeaders are the headers by which proxies tell addresses, and so the ones that are forged.
+func addressHeaders(engine *gin.Engine) []string {
+	headers := append([]string{
+		"X-Forwarded-For", "X-Real-Ip", "Forwarded", "True-Client-Ip", "X-Client-Ip", "X-Cluster-Client-Ip",
+		"Cf-Connecting-Ip", "Fastly-Client-Ip", "Fly-Client-Ip", appEngineHeader,
+	}, engine.RemoteIPHeaders...)
+	if engine.TrustedPlatform != "" {
+		headers = append(headers, engine.TrustedPlatform)
+	}
+	for i, header := range headers {
+		headers[i] = http.CanonicalHeaderKey(header)
+	}
+	slices.Sort(headers)
+	return slices.Compact(headers)
+}
+
+const appEngineHeader = "X-Appengine-Remote-Addr"
+
+// checkKey finds out what a limiter's key depends on, by who asks.
+func (i *inspection) checkKey(p placed) {
+	key, ok := visitor{peer: someone}.key(i.engine, p.key)
+	again, okAgain := visitor{peer: someoneAgain}.key(i.engine, p.key)
+	if !ok || !okAgain {
+		return
+	}
+	if key != again {
+		i.warn(WarnUnstableKey, p.String(),
+			"two requests of one client have different keys, so nobody is limited: they hold the port, the time or a random number",
+			"take the key from what a client cannot change: its address by ByClientIP, or its account")
+		return
+	}
+
+	var byEngine, byPlatform, byKeyFunc []string
+	for _, header := range addressHeaders(i.engine) {
+		switch {
+		case !i.believes(p.key, header):
+		case !i.believes(ByClientIP, header):
+			byKeyFunc = append(byKeyFunc, header)
+		case header == http.CanonicalHeaderKey(i.engine.TrustedPlatform), header == appEngineHeader:
+			byPlatform = append(byPlatform, header)
+		default:
+			byEngine = append(byEngine, header)
+		}
+	}
+	const harm = " from everybody: a client that makes up addresses is not limited"
+	if len(byEngine) > 0 {
+		i.warn(WarnForgeableKey, p.String(), "the engine believes "+and(byEngine)+harm,
+			"call engine.SetTrustedProxies with the addresses of your proxies, or with nil if there are none")
+	}
+	if len(byPlatform) > 0 {
+		i.warn(WarnPlatformHeader, p.String(), "the engine believes "+and(byPlatform)+harm,
+			"see to it that only the platform can connect to this server, or leave engine.TrustedPlatform empty")
+	}
+	if len(byKeyFunc) > 0 {
+		i.warn(WarnForgeableKey, p.String(), "its KeyFunc believes "+and(byKeyFunc)+harm,
+			"read the address by ByClientIP, and tell engine.SetTrustedProxies whom to believe")
+	}
+
+	other, ok := visitor{peer: somebodyElse}.key(i.engine, p.key)
+	if !ok || other == key {
+		return // It is not by address.
+	}
+	// Whatever a proxy in front could say has been said.
+	onSocket := visitor{peer: "@", unix: true, claims: addressHeaders(i.engine)}
+	if key, ok := onSocket.key(i.engine, p.key); ok && key == "" {
+		i.warn(WarnUnixSocket, p.String(),
+			`on a unix socket its key is "", whatever the proxy in front says: all clients would share one bucket`,
+			"use FirstOf(ByRemoteIP, ByClientIP), and set engine.ForwardedByClientIP: that is the peer where it has an address, and else what the proxy says")
+	}
+}
+
+// believes reports whether a header changes the key of somebody who could be anybody.
+func (i *inspection) believes(of KeyFunc, header string) bool {
+	for _, peer := range []string{someone, someoneByIPv6} {
+		honest, ok := visitor{peer: peer}.key(i.engine, of)
+		forged, okForged := visitor{peer: peer, claims: []string{header}}.key(i.engine, of)
+		if ok && okForged && honest != forged {
+			return true
+		}
+	}
+	return false
+}
+
+// and joins words as a sentence does.
+func and(words []string) string {
+	last := len(words) - 1
+	if last == 0 {
+		return words[0]
+	}
+	return strings.Join(words[:last], ", ") + " and " + words[last]
+}
+
+// checkRoute finds limiters that charge the same buckets for the same request.
+func (i *inspection) checkRoute(r route, limiters []*Limiter) {
+	for n, l := range limiters {
+		for _, earlier := range limiters[:n] {
+			switch {
+			case l == earlier:
+				i.warn(WarnDoubleCharge, r.name,
+					fmt.Sprintf("limiter %q stands on it more than once, and charges a request each time", l.name),
+					"register it on the engine, on the group or on the route, but only once")
+			case sameBuckets(l, earlier) && i.sameKey(l, earlier):
+				i.warn(WarnDoubleCharge, r.name,
+					fmt.Sprintf("two limiters of the name %q count in the same buckets of one store, and both charge a request", l.name),
+					"leave one out, or give it another name by WithName")
+			}
+		}
+	}
+}
+
+// sameKey reports whether two limiters count a client's requests against one key, as far as can be seen.
+func (i *inspection) sameKey(a, b *Limiter) bool {
+	keyOfA, okA := visitor{peer: someone}.key(i.engine, a.key)
+	keyOfB, okB := visitor{peer: someone}.key(i.engine, b.key)
+	return okA && okB && keyOfA == keyOfB
+}
+
+// sameBuckets reports whether equal keys of two limiters are the same buckets.
+func sameBuckets(a, b *Limiter) bool {
+	x, y := reflect.ValueOf(a.store), reflect.ValueOf(b.store)
+	return a.namespace == b.namespace && x.Comparable() && y.Comparable() && a.store == b.store
+}
+
+// checkNames finds limiters that share buckets and do not agree on the limits.
+func (i *inspection) checkNames() {
+	for n, p := range i.limiters {
+		for _, earlier := range i.limiters[:n] {
+			if sameBuckets(p.Limiter, earlier.Limiter) && !slices.Equal(p.limits, earlier.limits) {
+				i.warn(WarnSharedName, p.String(),
+					fmt.Sprintf("it counts in the same buckets as the %v, but by other limits: %v, and there %v", earlier, p.limits, earlier.limits),
+					"give one of them another name by WithName, or both the same limits")
+				break
+			}
+		}
+	}
+}
+
+// checker is a Store that can tell what is wrong with it.
+type checker interface {
+	check(ctx context.Context) []Warning
+}
+
+func (i *inspection) checkStores() {
+	const budget = 500 * time.Millisecond
+	ctx, cancel := context.WithTimeout(context.Background(), budget)
+	defer cancel()
+	var seen []checker
+	for _, p := range i.limiters {
+		store, ok := p.store.(checker)
+		if !ok || slices.Contains(seen, store) {
+			continue
+		}
+		seen = append(seen, store)
+		for _, w := range store.check(ctx) {
+			i.warn(w.Code, w.Subject, w.Message, w.Fix)
+		}
+	}
+}
+
+// route is a route of an engine, and what runs on it.
+type route struct {
+	name     string // "GET /users/:id", or noRoute
+	handlers gin.HandlersChain
+}
+
+// noRoute is what runs where no route matches. Some programs do all their work there.
+const noRoute = "no route"
+
+func (r route) pathFirst() string {
+	method, path, _ := strings.Cut(r.name, " ")
+	return path + " " + method
+}
+
+// limiters are those that stand on the route itself, in order.
+func (r route) limiters() []*Limiter {
+	p := &probe{}
+	for _, handler := range r.handlers {
+		// Only the code of Handle is called, and that sees the probe.
+		if reflect.ValueOf(handler).Pointer() == codeOfHandle {
+			handler(&gin.Context{Writer: p})
+		}
+	}
+	return p.found
+}
+
+var codeOfHandle = reflect.ValueOf((*Limiter)(nil).Handle).Pointer()
+
+// probe is a response to which a limiter answers with itself.
+type probe struct {
+	gin.ResponseWriter
+	found []*Limiter
+}
+
+// routesOf reads the routes of an engine with their handlers, noRoute last. Gin keeps handlers to itself, and
+// engine.Routes() names only the last one of each route, so this reads private fields; it writes none. It is not
+// ok if they are not as in Gin 1.12.
+func routesOf(engine reflect.Value) (routes []route, ok bool) {
+	defer func() {
+		if recover() != nil { // A field is missing, or is something else.
+			routes, ok = nil, false
+		}
+	}()
+	trees := engine.Elem().FieldByName("trees")
+	for i := range trees.Len() {
+		tree := trees.Index(i)
+		routes = appendRoutes(routes, tree.FieldByName("method").String(), tree.FieldByName("root").Elem())
+	}
+	return append(routes, route{noRoute, handlersOf(engine.Elem().FieldByName("allNoRoute"))}), true
+}
+
+// appendRoutes appends the routes below a node of a method's tree.
+func appendRoutes(routes []route, method string, node reflect.Value) []route {
+	if handlers := handlersOf(node.FieldByName("handlers")); len(handlers) > 0 {
+		routes = append(routes, route{method + " " + node.FieldByName("fullPath").String(), handlers})
+	}
+	children := node.FieldByName("children")
+	for i := range children.Len() {
+		routes = appendRoutes(routes, method, children.Index(i).Elem())
+	}
+	return routes
+}
+
+// handlersOf reads a private field, which reflect alone does not hand out.
+func handlersOf(field reflect.Value) gin.HandlersChain {
+	if field.Type() != reflect.TypeFor[gin.HandlersChain]() {
+		panic("not Gin's handlers")
+	}
+	return *(*gin.HandlersChain)(field.Addr().UnsafePointer())
+}

@@ -1,0 +1,480 @@
+package ratelimit
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/gin-ratelimit/ratelimit/internal/redistest"
+)
+
+// silentEngine is an engine whose routes are not printed, and which believes no header.
+func silentEngine(t *testing.T) *gin.Engine {
+	t.Helper()
+	gin.SetMode(gin.ReleaseMode)
+	engine := gin.New()
+	if err := engine.SetTrustedProxies(nil); err != nil {
+		t.Fatal(err)
+	}
+	return engine
+}
+
+// forbidden is a handler that Check must not run.
+func forbidden(c *gin.Context) { panic("a handler was run") }
+
+// byTen is a limiter of 10/s with further options.
+func byTen(opts ...Option) gin.HandlerFunc {
+	return New(append([]Option{WithRefillRate(PerSecond(10))}, opts...)...)
+}
+
+const (
+	forgeable = ": a client that makes up addresses is not limited; fix: "
+	byEngine  = forgeable + "call engine.SetTrustedProxies with the addresses of your proxies, or with nil if there are none"
+	byKeyFunc = forgeable + "read the address by ByClientIP, and tell engine.SetTrustedProxies whom to believe"
+	bySocket  = `on a unix socket its key is "", whatever the proxy in front says: all clients would share one bucket; ` +
+		"fix: use FirstOf(ByRemoteIP, ByClientIP), and set engine.ForwardedByClientIP: that is the peer where it has an address, and else what the proxy says"
+	unstable = "two requests of one client have different keys, so nobody is limited: they hold the port, the time or a random number; " +
+		"fix: take the key from what a client cannot change: its address by ByClientIP, or its account"
+	twice     = "stands on it more than once, and charges a request each time; fix: register it on the engine, on the group or on the route, but only once"
+	unlimited = "no limiter stands on it; fix: put one on the engine, the group or the route; it counts for routes that are registered after it"
+)
+
+func TestCheck(t *testing.T) {
+	shared := NewMemoryStore()
+	for _, c := range []struct {
+		name string
+		set  func(*gin.Engine)
+		want []string
+	}{
+		{"nothing at all", func(*gin.Engine) {}, nil},
+		{"in order", func(e *gin.Engine) {
+			e.Use(gin.Recovery(), forbidden, byTen())
+			e.NoRoute(forbidden)
+			e.GET("/", forbidden)
+			e.GET("/users/:id", forbidden)
+			e.GET("/users/:id/books/*title", forbidden)
+			e.Group("/api", forbidden, byTen(WithName("api"))).POST("/users", byTen(WithName("users")), forbidden)
+			e.PUT("/uploads", byTen(WithKeyFunc(ByRoute)), forbidden)
+			e.DELETE("/uploads", byTen(WithKeyFunc(FirstOf(ByBearerToken, ByHeader("X-API-Key"), ByClientIP))), forbidden)
+			e.HEAD("/uploads", byTen(WithKeyFunc(Join(ByRoute, ByClientIP))), forbidden)
+		}, nil},
+		{"behind a proxy", func(e *gin.Engine) {
+			check(t, e.SetTrustedProxies([]string{"10.0.0.0/8", "127.0.0.1", "fd00::/8"}))
+			e.Use(byTen())
+			e.GET("/", forbidden)
+		}, nil},
+		{"on both kinds of sockets", func(e *gin.Engine) {
+			e.Use(byTen(WithKeyFunc(FirstOf(ByRemoteIP, ByClientIP))))
+			e.GET("/", forbidden)
+		}, nil},
+		{"shared on purpose", func(e *gin.Engine) {
+			limiter := byTen(WithName("a"), WithStore(shared))
+			e.GET("/a", limiter, forbidden)
+			e.GET("/b", limiter, forbidden)
+			e.GET("/c", byTen(WithName("a"), WithStore(shared)), forbidden)
+			e.GET("/d", limiter, byTen(WithName("d"), WithStore(shared), WithCapacity(1)), forbidden)
+			// An account and an address are different buckets, whatever their limiters are called.
+			e.GET("/e", limiter, byTen(WithName("a"), WithStore(shared), WithKeyFunc(func(*gin.Context) string { return "account:1" })), forbidden)
+		}, nil},
+		{"a key that needs more than a request", func(e *gin.Engine) {
+			e.Use(byTen(WithKeyFunc(func(c *gin.Context) string { return c.MustGet("user").(string) })))
+			e.GET("/", forbidden)
+		}, nil},
+		{"a key that answers", func(e *gin.Engine) {
+			e.Use(byTen(WithKeyFunc(func(c *gin.Context) string {
+				c.JSON(http.StatusTeapot, gin.H{"a": 1})
+				c.Abort()
+				return ""
+			})))
+			e.GET("/", forbidden)
+		}, nil},
+
+		{"trusting everybody, as Gin does by itself", func(e *gin.Engine) {
+			check(t, e.SetTrustedProxies([]string{"0.0.0.0/0", "::/0"}))
+			e.GET("/", byTen(), forbidden)
+			e.GET("/a", byTen(WithName("a"), WithKeyFunc(FirstOf(ByBearerToken, ByClientIP))), forbidden)
+			e.GET("/b", byTen(WithName("b"), WithKeyFunc(ByRoute)), forbidden)
+		}, []string{
+			`forgeable_key: limiter "default" on GET /: the engine believes X-Forwarded-For and X-Real-Ip from everybody` + byEngine,
+			`forgeable_key: limiter "a" on GET /a: the engine believes X-Forwarded-For and X-Real-Ip from everybody` + byEngine,
+		}},
+		{"trusting everybody who comes by IPv6", func(e *gin.Engine) {
+			check(t, e.SetTrustedProxies([]string{"::/0"}))
+			e.GET("/", byTen(), forbidden)
+		}, []string{`forgeable_key: limiter "default" on GET /: the engine believes X-Forwarded-For and X-Real-Ip from everybody` + byEngine}},
+		{"trusting a header of its own", func(e *gin.Engine) {
+			check(t, e.SetTrustedProxies([]string{"0.0.0.0/0"}))
+			e.RemoteIPHeaders = []string{"x-my-proxy", "X-Forwarded-For"}
+			e.GET("/", byTen(), forbidden)
+		}, []string{`forgeable_key: limiter "default" on GET /: the engine believes X-Forwarded-For and X-My-Proxy from everybody` + byEngine}},
+		{"trusting a platform", func(e *gin.Engine) {
+			e.TrustedPlatform = gin.PlatformCloudflare
+			e.GET("/", byTen(), forbidden)
+		}, []string{`platform_header: limiter "default" on GET /: the engine believes Cf-Connecting-Ip from everybody: a client that makes up addresses is not limited; ` +
+			"fix: see to it that only the platform can connect to this server, or leave engine.TrustedPlatform empty"}},
+		{"a key by a header of the client's", func(e *gin.Engine) {
+			e.GET("/", byTen(WithKeyFunc(ByHeader("X-Real-IP"))), forbidden)
+		}, []string{`forgeable_key: limiter "default" on GET /: its KeyFunc believes X-Real-Ip from everybody` + byKeyFunc}},
+		{"a key by any header there is", func(e *gin.Engine) {
+			e.GET("/", byTen(WithKeyFunc(func(c *gin.Context) string {
+				return c.GetHeader("X-Forwarded-For") + c.GetHeader("Forwarded") + c.GetHeader("True-Client-IP")
+			})), forbidden)
+		}, []string{`forgeable_key: limiter "default" on GET /: its KeyFunc believes Forwarded, True-Client-Ip and X-Forwarded-For from everybody` + byKeyFunc}},
+
+		{"a key with the port", func(e *gin.Engine) {
+			e.GET("/", byTen(WithKeyFunc(func(c *gin.Context) string { return c.Request.RemoteAddr })), forbidden)
+		}, []string{`unstable_key: limiter "default" on GET /: ` + unstable}},
+		{"a random key", func(e *gin.Engine) {
+			e.GET("/", byTen(WithKeyFunc(func(*gin.Context) string { return fmt.Sprint(rand.Uint64()) })), forbidden)
+		}, []string{`unstable_key: limiter "default" on GET /: ` + unstable}},
+
+		{"a key that unix sockets do not have", func(e *gin.Engine) {
+			e.GET("/", byTen(WithKeyFunc(ByRemoteIP)), forbidden)
+		}, []string{`unix_socket: limiter "default" on GET /: ` + bySocket}},
+		{"an engine that reads no header", func(e *gin.Engine) {
+			e.ForwardedByClientIP = false
+			e.GET("/", byTen(), forbidden)
+		}, []string{`unix_socket: limiter "default" on GET /: ` + bySocket}},
+
+		{"the same on the engine and on a route", func(e *gin.Engine) {
+			limiter := byTen(WithName("login"))
+			e.Use(limiter)
+			e.GET("/", forbidden)
+			e.POST("/login", limiter, forbidden)
+			e.POST("/logout", limiter, limiter, forbidden)
+		}, []string{
+			`double_charge: POST /login: limiter "login" ` + twice,
+			`double_charge: POST /logout: limiter "login" ` + twice,
+		}},
+		{"the same by Handle", func(e *gin.Engine) {
+			l, err := NewLimiter(WithRefillRate(PerSecond(10)))
+			check(t, err)
+			e.Use(l.Handle)
+			e.GET("/", l.Handle, forbidden)
+		}, []string{`double_charge: GET /: limiter "default" ` + twice}},
+		{"the same where no route matches", func(e *gin.Engine) {
+			limiter := byTen()
+			e.Use(limiter)
+			e.NoRoute(limiter, forbidden)
+		}, []string{`double_charge: no route: limiter "default" ` + twice}},
+		{"all work is done where no route matches", func(e *gin.Engine) {
+			check(t, e.SetTrustedProxies([]string{"0.0.0.0/0"}))
+			e.NoRoute(byTen(), forbidden)
+		}, []string{`forgeable_key: limiter "default" on no route: the engine believes X-Forwarded-For and X-Real-Ip from everybody` + byEngine}},
+		{"two for the same buckets", func(e *gin.Engine) {
+			e.Use(byTen(WithName("api"), WithStore(shared)))
+			e.GET("/", byTen(WithName("api"), WithStore(shared)), forbidden)
+		}, []string{`double_charge: GET /: two limiters of the name "api" count in the same buckets of one store, and both charge a request; ` +
+			"fix: leave one out, or give it another name by WithName"}},
+		{"one name for two limits", func(e *gin.Engine) {
+			e.GET("/a", byTen(WithName("api"), WithStore(shared)), forbidden)
+			e.GET("/b", byTen(WithName("api"), WithStore(shared), WithCapacity(20)), forbidden)
+			e.GET("/c", byTen(WithName("api"), WithStore(NewMemoryStore()), WithCapacity(30)), forbidden)
+			e.GET("/d", byTen(WithName("api"), WithStore(shared), WithCapacity(20)), forbidden)
+		}, []string{
+			`shared_name: limiter "api" on GET /b: it counts in the same buckets as the limiter "api" on GET /a, but by other limits: [10/s burst 20], and there [10/s]; ` +
+				"fix: give one of them another name by WithName, or both the same limits",
+			`shared_name: limiter "api" on GET /d: it counts in the same buckets as the limiter "api" on GET /a, but by other limits: [10/s burst 20], and there [10/s]; ` +
+				"fix: give one of them another name by WithName, or both the same limits",
+		}},
+		{"stores that cannot be compared", func(e *gin.Engine) {
+			e.GET("/a", byTen(WithName("api"), WithStore(uncomparable{shared, nil})), forbidden)
+			e.GET("/b", byTen(WithName("api"), WithStore(uncomparable{shared, nil}), WithCapacity(20)), forbidden)
+		}, nil},
+
+		{"routes without a limit", func(e *gin.Engine) {
+			limiter := byTen()
+			e.GET("/limited", limiter, forbidden)
+			e.POST("/health", forbidden)
+			e.GET("/health", forbidden)
+			e.GET("/before", forbidden)
+			e.Use(limiter)
+			e.GET("/behind", forbidden)
+		}, []string{
+			"unlimited_route: GET /before: " + unlimited,
+			"unlimited_route: GET /health: " + unlimited,
+			"unlimited_route: POST /health: " + unlimited,
+		}},
+		{"a limiter that another handler calls", func(e *gin.Engine) {
+			limiter := byTen()
+			e.GET("/", func(c *gin.Context) { limiter(c) }, forbidden)
+		}, []string{"unlimited_route: GET /: " + unlimited}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			engine := silentEngine(t)
+			c.set(engine)
+			wantWarnings(t, Check(engine), c.want)
+		})
+	}
+}
+
+// check fails the test with an error.
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantWarnings(t *testing.T, got []Warning, want []string) {
+	t.Helper()
+	var lines []string
+	for _, w := range got {
+		lines = append(lines, w.String())
+	}
+	for i, line := range want {
+		want[i] = "ratelimit: " + line
+	}
+	if !reflect.DeepEqual(lines, want) {
+		t.Errorf("got\n\t%s\nwant\n\t%s", strings.Join(lines, "\n\t"), strings.Join(want, "\n\t"))
+	}
+}
+
+// uncomparable is a Store that is no pointer, and panics when it is compared.
+type uncomparable struct {
+	Store
+	_ []int
+}
+
+// Gin's own default is what the first warning is about.
+func TestCheckOfGinsDefault(t *testing.T) {
+	gin.SetMode(gin.ReleaseMode)
+	engine := gin.New()
+	engine.GET("/", byTen())
+	if got := Check(engine); len(got) != 1 || got[0].Code != WarnForgeableKey {
+		t.Errorf("got %v", got)
+	}
+}
+
+// What the warning says happens: a client that is warned of gets a bucket for each address it makes up.
+func TestForgeableKeyIsTrue(t *testing.T) {
+	for _, trusted := range [][]string{nil, {"0.0.0.0/0"}} {
+		engine := silentEngine(t)
+		check(t, engine.SetTrustedProxies(trusted))
+		engine.GET("/", byTen(WithCapacity(1)))
+		admitted := 0
+		for i := range 20 {
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "/", http.NoBody)
+			check(t, err)
+			r.RemoteAddr = "203.0.113.9:999"
+			r.Header.Set("X-Forwarded-For", fmt.Sprintf("198.51.100.%d", i))
+			w := statusOnly{header: http.Header{}}
+			if engine.ServeHTTP(&w, r); w.status == http.StatusOK {
+				admitted++
+			}
+		}
+		if warned := len(Check(engine)) > 0; warned != (admitted == 20) || !warned && admitted > 2 {
+			t.Errorf("trusting %v: %d of 20 admitted, warned: %v", trusted, admitted, warned)
+		}
+	}
+}
+
+type statusOnly struct {
+	header http.Header
+	status int
+}
+
+func (w *statusOnly) Header() http.Header         { return w.header }
+func (w *statusOnly) Write(p []byte) (int, error) { return len(p), nil }
+func (w *statusOnly) WriteHeader(status int)      { w.status = status }
+
+// Check charges nobody, tells no observer, and prints nothing.
+func TestCheckLeavesNoTrace(t *testing.T) {
+	var printed bytes.Buffer
+	log.SetOutput(&printed)
+	defer log.SetOutput(os.Stderr)
+	gin.DefaultWriter = &printed
+	defer func() { gin.DefaultWriter = os.Stdout }()
+
+	store, observed := NewMemoryStore(), 0
+	engine := silentEngine(t)
+	engine.GET("/", byTen(WithName("api"), WithStore(store), WithObserver(func(context.Context, Event) { observed++ })))
+	before := fmt.Sprint(engine.Routes())
+	for range 3 {
+		Check(engine)
+	}
+	if store.Len() != 0 || observed != 0 || printed.Len() != 0 || fmt.Sprint(engine.Routes()) != before {
+		t.Errorf("%d keys, %d events, printed %q", store.Len(), observed, &printed)
+	}
+}
+
+func TestWarningLogs(t *testing.T) {
+	var line bytes.Buffer
+	logger := slog.New(slog.NewTextHandler(&line, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}}))
+	logger.Warn("check", "warning", Warning{WarnUnlimited, "GET /", "no limiter", "put one"})
+	want := `level=WARN msg=check warning.code=unlimited_route warning.subject="GET /" warning.message="no limiter" warning.fix="put one"` + "\n"
+	if line.String() != want {
+		t.Errorf("got  %swant %s", &line, want)
+	}
+}
+
+// A Gin that is built differently is a warning, not a crash.
+func TestRoutesOfAnotherGin(t *testing.T) {
+	type node struct {
+		handlers gin.HandlersChain
+		fullPath string
+		children []*node
+	}
+	type tree struct {
+		method string
+		root   *node
+	}
+	chain := gin.HandlersChain{forbidden}
+	for name, engine := range map[string]any{
+		"no trees":    &struct{ routes []tree }{[]tree{{"GET", nil}}},
+		"other trees": &struct{ trees int }{1},
+		"no root":     &struct{ trees []tree }{[]tree{{"GET", nil}}},
+		"no noRoute":  &struct{ trees []tree }{[]tree{{"GET", &node{chain, "/", nil}}}},
+		"other nodes": &struct{ trees []struct{ root *int } }{[]struct{ root *int }{{new(int)}}},
+		"other handlers": &struct {
+			trees []struct {
+				method string
+				root   *struct{ handlers []func(int) }
+			}
+		}{[]struct {
+			method string
+			root   *struct{ handlers []func(int) }
+		}{{"GET", &struct{ handlers []func(int) }{[]func(int){nil}}}}},
+	} {
+		if routes, ok := routesOf(reflect.ValueOf(engine)); ok || routes != nil {
+			t.Errorf("%s: got %v", name, routes)
+		}
+	}
+
+	same := &struct {
+		allNoRoute gin.HandlersChain
+		trees      []tree
+	}{nil, []tree{{"GET", &node{chain, "/", []*node{{nil, "", []*node{{chain, "/a/b", nil}}}}}}}}
+	routes, ok := routesOf(reflect.ValueOf(same))
+	if !ok || len(routes) != 3 || routes[0].name != "GET /" || routes[1].name != "GET /a/b" || len(routes[1].handlers) != 1 {
+		t.Errorf("the same: got %v, %v", routes, ok)
+	}
+}
+
+// Where the routes cannot be read, the engine's own handlers still can.
+func TestCheckWithoutRoutes(t *testing.T) {
+	engine := silentEngine(t)
+	check(t, engine.SetTrustedProxies([]string{"0.0.0.0/0"}))
+	limiter := byTen()
+	engine.Use(limiter, limiter)
+	engine.GET("/", forbidden)
+	i := inspection{engine: engine}
+	i.run(nil, false)
+	wantWarnings(t, i.warnings, []string{
+		`forgeable_key: limiter "default" on every route: the engine believes X-Forwarded-For and X-Real-Ip from everybody` + byEngine,
+		`double_charge: every route: limiter "default" ` + twice,
+		"unreadable_routes: engine: the handlers of its routes cannot be read, because this Gin is built differently; only limiters on the engine itself were looked at; " +
+			"fix: use the version of Gin that this library's go.mod names, or update the library",
+	})
+}
+
+func redisWarnings(t *testing.T, client redis.UniversalClient, wrap ...func(Store) Store) []Warning {
+	t.Helper()
+	redisStore, err := NewRedisStore(client)
+	check(t, err)
+	var store Store = redisStore
+	for _, w := range wrap {
+		store = w(store)
+	}
+	engine := silentEngine(t)
+	engine.GET("/", byTen(WithName("a"), WithStore(store)))
+	engine.GET("/b", byTen(WithName("b"), WithStore(store)))
+	return Check(engine)
+}
+
+const (
+	evicts = `redis_eviction: RedisStore "ratelimit:": maxmemory-policy is %s: when memory is short Redis drops buckets, and a bucket that is dropped is full again; ` +
+		"fix: set maxmemory-policy noeviction, or keep the buckets in a Redis of their own"
+	replicas = `redis_replicas: RedisStore "ratelimit:": the client is set up to read from replicas: takes write, so they go to the masters all the same, ` +
+		"and under the smallest ACL they fail, because the client then sends READONLY; " +
+		"fix: make the client without ReadOnly, RouteByLatency and RouteRandomly in redis.ClusterOptions"
+)
+
+func TestCheckRedisEviction(t *testing.T) {
+	lru := redistest.Start(t, redistest.WithConfig("maxmemory-policy", "allkeys-lru"))
+	tidy := redistest.Start(t)
+	wantWarnings(t, redisWarnings(t, tidy.Client()), nil)
+	wantWarnings(t, redisWarnings(t, lru.Client()), []string{fmt.Sprintf(evicts, "allkeys-lru")})
+
+	asPrimary := func(store Store) Store {
+		s, err := NewFallbackStore(store, NewMemoryStore())
+		check(t, err)
+		return s
+	}
+	asFallback := func(store Store) Store {
+		s, err := NewFallbackStore(NewMemoryStore(), store)
+		check(t, err)
+		return s
+	}
+	wantWarnings(t, redisWarnings(t, lru.Client(), asPrimary, asFallback), []string{fmt.Sprintf(evicts, "allkeys-lru")})
+
+	ring := redis.NewRing(&redis.RingOptions{ContextTimeoutEnabled: true, Addrs: map[string]string{"a": tidy.Addr, "b": lru.Addr}})
+	defer ring.Close()
+	wantWarnings(t, redisWarnings(t, ring), []string{fmt.Sprintf(evicts, "allkeys-lru")})
+
+	// The smallest ACL does not permit the question.
+	lru.SetACL("least", "on", ">secret", "~ratelimit:*", "nocommands", "+evalsha", "+eval", "+get", "+set", "+time")
+	least := redis.NewClient(&redis.Options{Addr: lru.Addr, Username: "least", Password: "secret"})
+	defer least.Close()
+	wantWarnings(t, redisWarnings(t, least), nil)
+}
+
+func TestCheckRedisCluster(t *testing.T) {
+	cluster := redistest.Cluster(t, 3, redistest.WithConfig("maxmemory-policy", "volatile-ttl"))
+	wantWarnings(t, redisWarnings(t, cluster.Client()), []string{fmt.Sprintf(evicts, "volatile-ttl")})
+	for _, options := range []redis.ClusterOptions{{ReadOnly: true}, {RouteByLatency: true}, {RouteRandomly: true}} {
+		options.Addrs, options.ContextTimeoutEnabled = cluster.Addrs(), true
+		client := redis.NewClusterClient(&options)
+		defer client.Close()
+		wantWarnings(t, redisWarnings(t, client), []string{replicas, fmt.Sprintf(evicts, "volatile-ttl")})
+	}
+}
+
+// A Redis that is not there, or does not answer, does not hold up the start of a program.
+func TestCheckRedisThatDoesNotAnswer(t *testing.T) {
+	paused := redistest.Start(t, redistest.WithConfig("maxmemory-policy", "allkeys-lru"))
+	client := paused.Client()
+	check(t, client.Set(t.Context(), "connected", 1, 0).Err())
+	paused.Pause()
+	defer paused.Resume()
+
+	silent, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0") // accepts, and says nothing
+	check(t, err)
+	defer silent.Close()
+	refused := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
+	defer refused.Close()
+	black := redis.NewClient(&redis.Options{Addr: silent.Addr().String()})
+	defer black.Close()
+	ring := redis.NewRing(&redis.RingOptions{ContextTimeoutEnabled: true, Addrs: map[string]string{"a": paused.Addr, "b": silent.Addr().String()}})
+	defer ring.Close()
+	cluster := redis.NewClusterClient(&redis.ClusterOptions{ContextTimeoutEnabled: true, Addrs: []string{silent.Addr().String(), paused.Addr}})
+	defer cluster.Close()
+
+	for name, client := range map[string]redis.UniversalClient{"paused": client, "refused": refused, "silent": black, "ring": ring, "cluster": cluster} {
+		t.Run(name, func(t *testing.T) {
+			start := time.Now()
+			wantWarnings(t, redisWarnings(t, client), nil)
+			if elapsed := time.Since(start); elapsed > 2*time.Second {
+				t.Errorf("it took %v", elapsed)
+			}
+		})
+	}
+}

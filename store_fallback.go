@@ -1,0 +1,387 @@
+package ratelimit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sony/gobreaker/v2"
+)
+
+// FallbackStore is a Store around two. The primary decides; while it cannot, the fallback does, at a share of
+// the limits. Mostly they are Redis and this process:
+//
+//	store, err := ratelimit.NewFallbackStore(redisStore, ratelimit.NewMemoryStore(),
+//		ratelimit.WithShare(1.0/replicas))
+//
+// What the fallback decides has [SourceFallback], and its Limit is the share. A take that costs more than the
+// share holds is refused, with a RetryAfter of one cool-off and not of [Never].
+//
+// # The breaker
+//
+// A call that the primary fails is decided by the fallback. After several failures in a row ([WithTripAfter])
+// the primary is asked no more, so that an outage costs requests nothing. After a cool-off ([WithCoolOff]) one
+// call asks it again, while the others still go to the fallback: if that succeeds, the primary is back, and if
+// it fails, another cool-off begins. There is no goroutine and no timer.
+//
+// Errors about the call or its key ([ErrArgument], [ErrForeignState]) are returned as they are, and so is any
+// error once the caller's context has ended. They are no failures, and neither is [context.Canceled]: clients
+// that hang up cannot open the breaker. What a [RedisStore] refuses from memory ([SourceDenyCache]) is no success:
+// it says nothing about Redis. A panic passes through, and counts as a failure.
+//
+// # The bound
+//
+// For each key, the primary admits at most C + r·W tokens in W seconds, as it does alone: C is the limit's
+// capacity and r its rate. During an outage of T seconds, M processes with a fallback each admit, in addition,
+// at most
+//
+//	M · (C' + r'·T)
+//
+// where C' and r' are the share of C and r, but C' is at least 1. With WithShare(1.0/M) and C ≥ M that is at
+// most C + r·T: an outage costs no more than a second bucket would. T is counted from a fallback's first
+// decision to its last, up to one and a half cool-offs and a probe after the primary is back. Outages do not
+// add up beyond M · (C' + r'·W) in any W seconds, however often the stores take turns, because the fallback's
+// buckets refill in between at their own rate.
+//
+// Not in the bound, because they are not the fallback's: a primary that comes back without its state has full
+// buckets, C more. Tokens that are given back ([Store.Adjust]) may be taken again. They go to the store that
+// decides by then, and to both where the primary's reply was lost.
+//
+// The fallback is not kept warm by charging it too while the primary is well: that would double the work of
+// every request to save at most C' in an outage.
+type FallbackStore struct {
+	primary, fallback OptionStore
+	share             share
+	coolOff           time.Duration
+	onSwitch          func(degraded bool, cause error)
+	base              time.Time
+
+	breaker *gobreaker.TwoStepCircuitBreaker[struct{}]
+	outage  atomic.Pointer[outage] // nil while the breaker is closed
+	failing atomic.Bool            // whether the breaker may have counted failures, so that a success is news to it
+
+	mu       sync.Mutex // guards the rest; held while the breaker learns of a call
+	cause    error      // how that call failed
+	switches []storeSwitch
+	telling  bool // whether a caller is telling of switches
+}
+
+// outage is a cool-off, and what follows it until the breaker changes again.
+type outage struct {
+	until time.Duration // since base
+	err   error         // why the primary is not asked
+}
+
+type storeSwitch struct {
+	degraded bool
+	cause    error
+}
+
+// askStore makes a call to either store, by its limits.
+type askStore func(store OptionStore, limits []Limit) (Result, error)
+
+// FallbackOption configures [NewFallbackStore].
+type FallbackOption func(*fallbackConfig)
+
+type fallbackConfig struct {
+	share     float64
+	tripAfter int
+	coolOff   time.Duration
+	onSwitch  func(bool, error)
+	mistakes  []error
+}
+
+// WithShare sets at what share of the limits the fallback decides, above 0 and up to 1. With a fallback in each
+// of three processes it is 1.0/3, which is taken for the third that it nearly is. Default: 1.
+//
+// Both capacity and rate are multiplied by it and rounded down, but a capacity never below 1, and a rate never
+// to none: one token in 142 years is the least. The share of a limit is always a valid limit.
+func WithShare(share float64) FallbackOption {
+	return func(c *fallbackConfig) { c.share = share }
+}
+
+// WithTripAfter sets after how many failures in a row the primary is asked no more. Default: 5.
+func WithTripAfter(failures int) FallbackOption {
+	return func(c *fallbackConfig) { c.tripAfter = failures }
+}
+
+// WithCoolOff sets for how long the primary is then left alone. Up to half as much is added each time, at
+// random, so that processes that lost it together do not come back together. The call that asks then waits for
+// the primary, up to [WithTimeout] where that is Redis. Default: 1 s.
+func WithCoolOff(shortest time.Duration) FallbackOption {
+	return func(c *fallbackConfig) { c.coolOff = shortest }
+}
+
+// WithOnSwitch tells onSwitch when the fallback takes over, with the failure that made it, and when the primary
+// is back, with nil. It is called on the goroutine of a request, with no locks held, and one switch after the
+// other, in order: hand slow work to a goroutine of your own. Default: nobody is told.
+func WithOnSwitch(onSwitch func(degraded bool, cause error)) FallbackOption {
+	return func(c *fallbackConfig) {
+		if onSwitch == nil {
+			c.mistakes = append(c.mistakes, errors.New("ratelimit: WithOnSwitch(nil): needs a function"))
+		}
+		c.onSwitch = onSwitch
+	}
+}
+
+// NewFallbackStore returns a store that decides by primary, and by fallback while that cannot. The error joins
+// every mistake in the arguments.
+//
+// [WithMaxWait] and [WithBan] need a primary that is an [OptionStore]; otherwise their takes fail with
+// [ErrArgument]. A fallback that is none decides without them: it refuses at once, and bans nobody.
+func NewFallbackStore(primary, fallback Store, opts ...FallbackOption) (*FallbackStore, error) {
+	c := fallbackConfig{share: 1, tripAfter: 5, coolOff: time.Second}
+	for i, opt := range opts {
+		if opt == nil {
+			return nil, fmt.Errorf("ratelimit: option %d is nil", i)
+		}
+		opt(&c)
+	}
+	if primary == nil {
+		c.mistake("NewFallbackStore: the primary is nil: needs a Store, for example a RedisStore")
+	}
+	if fallback == nil {
+		c.mistake("NewFallbackStore: the fallback is nil: needs a Store, for example NewMemoryStore()")
+	}
+	if !(c.share > 0 && c.share <= 1) { // Written so that NaN is refused too.
+		c.mistake("WithShare(%v): must be above 0 and at most 1, for example 1.0/3; note that 1/3 is 0 in integers", c.share)
+	}
+	if c.tripAfter < 1 {
+		c.mistake("WithTripAfter(%d): must be at least 1, for example 5", c.tripAfter)
+	}
+	if c.coolOff <= 0 || c.coolOff > day {
+		c.mistake("WithCoolOff(%v): must be positive and at most 24h, for example time.Second", c.coolOff)
+	}
+	if err := errors.Join(c.mistakes...); err != nil {
+		return nil, err
+	}
+	s := &FallbackStore{
+		primary:  optionStore(primary, true),
+		fallback: optionStore(fallback, false),
+		coolOff:  c.coolOff,
+		onSwitch: c.onSwitch,
+		base:     time.Now(),
+	}
+	s.share.set(c.share)
+	s.breaker = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
+		Timeout: c.coolOff, // The outage lasts at least as long, so the probe is never held up by this.
+		ReadyToTrip: func(counts gobreaker.Counts) bool {
+			return int64(counts.ConsecutiveFailures) >= int64(c.tripAfter)
+		},
+		IsExcluded:    func(err error) bool { return errors.Is(err, errNoVerdict) },
+		OnStateChange: s.turned,
+	})
+	return s, nil
+}
+
+func (c *fallbackConfig) mistake(format string, args ...any) {
+	c.mistakes = append(c.mistakes, fmt.Errorf("ratelimit: "+format, args...))
+}
+
+// Degraded reports whether the fallback decides. It is true until the primary has answered again.
+func (s *FallbackStore) Degraded() bool { return s.outage.Load() != nil }
+
+// Take implements [Store].
+func (s *FallbackStore) Take(ctx context.Context, key string, n int, limits []Limit) (Result, error) {
+	return s.decide(ctx, n, limits, func(store OptionStore, limits []Limit) (Result, error) {
+		return store.Take(ctx, key, n, limits)
+	})
+}
+
+// TakeWith implements [OptionStore].
+func (s *FallbackStore) TakeWith(ctx context.Context, key string, n int, limits []Limit, options TakeOptions) (Result, error) {
+	return s.decide(ctx, n, limits, func(store OptionStore, limits []Limit) (Result, error) {
+		return store.TakeWith(ctx, key, n, limits, options)
+	})
+}
+
+// Adjust implements [Store]. It goes to the store that decides now, even if the take went to the other.
+func (s *FallbackStore) Adjust(ctx context.Context, key string, n int, limits []Limit) (Result, error) {
+	return s.decide(ctx, 0, limits, func(store OptionStore, limits []Limit) (Result, error) {
+		return store.Adjust(ctx, key, n, limits)
+	})
+}
+
+// Reset implements [Store]. It resets key in both stores, and fails if either does: during an outage, always.
+func (s *FallbackStore) Reset(ctx context.Context, key string) error {
+	_, _, err := s.try(ctx, nil, func(primary OptionStore, _ []Limit) (Result, error) {
+		return Result{}, primary.Reset(ctx, key)
+	})
+	return errors.Join(err, s.fallback.Reset(ctx, key))
+}
+
+// check implements checker: what is wrong with either store is wrong with this.
+func (s *FallbackStore) check(ctx context.Context) []Warning {
+	var warnings []Warning
+	for _, store := range []Store{s.primary, s.fallback} {
+		if c, ok := store.(checker); ok {
+			warnings = append(warnings, c.check(ctx)...)
+		}
+	}
+	return warnings
+}
+
+// decide has the primary decide about n tokens, and, where it cannot, the fallback. ask makes the call.
+func (s *FallbackStore) decide(ctx context.Context, n int, limits []Limit, ask askStore) (Result, error) {
+	result, decided, cause := s.try(ctx, limits, ask)
+	if decided {
+		return result, cause
+	}
+	result, err := ask(s.fallback, s.share.of(limits))
+	switch {
+	case errors.Is(err, ErrArgument):
+		return Result{}, err // The primary would say so too.
+	case err != nil:
+		return Result{}, fmt.Errorf("%w; and the fallback: %w", cause, err)
+	}
+	result.Source = SourceFallback
+	if result.RetryAfter == Never && fits(n, limits) {
+		result.RetryAfter = s.coolOff
+	}
+	return result, nil
+}
+
+// fits reports whether n tokens are within every capacity.
+func fits(n int, limits []Limit) bool {
+	for _, limit := range limits {
+		if n > limit.Capacity {
+			return false
+		}
+	}
+	return true
+}
+
+var (
+	errNoVerdict = errors.New("says nothing about the store")
+	errPanicked  = errors.New("ratelimit: the primary store panicked")
+)
+
+// try asks the primary, if the breaker lets it. Where that decides nothing, err says why, and the fallback should.
+func (s *FallbackStore) try(ctx context.Context, limits []Limit, ask askStore) (result Result, decided bool, err error) {
+	var probe func(error)
+	if o := s.outage.Load(); o != nil {
+		if time.Since(s.base) < o.until {
+			return Result{}, false, o.err
+		}
+		if probe, err = s.breaker.Allow(); err != nil {
+			return Result{}, false, o.err // Another call is the probe.
+		}
+	}
+	verdict := errPanicked
+	defer func() { s.report(probe, verdict) }()
+	result, err = ask(s.primary, limits)
+	switch {
+	case err == nil && result.Source == SourceDenyCache: // Redis was not asked: it may be down.
+		verdict = errNoVerdict
+		return result, true, nil
+	case err == nil:
+		verdict = nil
+		return result, true, nil
+	case errors.Is(err, ErrArgument), errors.Is(err, ErrForeignState), ctx.Err() != nil:
+		verdict = errNoVerdict
+		return Result{}, true, err
+	case errors.Is(err, context.Canceled):
+		verdict = errNoVerdict
+		return Result{}, false, err
+	default:
+		verdict = err
+		return Result{}, false, err
+	}
+}
+
+// report tells the breaker how a call ended: nil, a failure, or errNoVerdict. probe is the breaker's own way to
+// be told, where it has let the call through.
+//
+// While the breaker is closed, calls pass without it, and it is told only what is news: failures, and the success
+// after one. That spares them its lock and its clock, which cost more than a take in memory.
+func (s *FallbackStore) report(probe func(error), verdict error) {
+	if probe == nil {
+		if verdict == nil && !s.failing.Load() || errors.Is(verdict, errNoVerdict) {
+			return
+		}
+		if s.outage.Load() != nil {
+			return // The call began before the outage, which only a probe may end or prolong.
+		}
+		var err error
+		if probe, err = s.breaker.Allow(); err != nil {
+			return
+		}
+	}
+	// failing is lowered before a success is counted and raised after a failure is, so that it is never down
+	// while the breaker's count is up.
+	if verdict == nil {
+		s.failing.Store(false)
+	}
+	s.mu.Lock()
+	s.cause = verdict
+	probe(verdict)
+	s.mu.Unlock()
+	if verdict != nil {
+		s.failing.Store(true)
+	}
+	s.tell()
+}
+
+// turned notes that the breaker has changed. The breaker calls it under its lock, and, but for half-open, which is
+// still the outage, under s.mu.
+func (s *FallbackStore) turned(_ string, from, to gobreaker.State) {
+	switch to {
+	case gobreaker.StateOpen:
+		s.outage.Store(&outage{
+			until: time.Since(s.base) + s.coolOff + rand.N(s.coolOff/2+1),
+			err:   fmt.Errorf("ratelimit: the primary store is left alone for now: %w", s.cause),
+		})
+	case gobreaker.StateClosed:
+		s.outage.Store(nil)
+	case gobreaker.StateHalfOpen:
+		return
+	}
+	if s.onSwitch != nil && (from == gobreaker.StateClosed || to == gobreaker.StateClosed) {
+		s.switches = append(s.switches, storeSwitch{to == gobreaker.StateOpen, s.cause})
+	}
+}
+
+// tell tells of switches. While a caller does so, others leave theirs to it, which keeps them in order.
+func (s *FallbackStore) tell() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.telling {
+		return
+	}
+	s.telling = true
+	defer func() { s.telling = false }()
+	for len(s.switches) > 0 {
+		next := s.switches[0]
+		s.switches = s.switches[1:]
+		func() {
+			s.mu.Unlock()
+			defer s.mu.Lock()
+			s.onSwitch(next.degraded, next.cause)
+		}()
+	}
+}
+
+// optionStore returns store, or one that decides without options: as if there were none, or not at all.
+func optionStore(store Store, strict bool) OptionStore {
+	if able, ok := store.(OptionStore); ok {
+		return able
+	}
+	return plainStore{store, strict}
+}
+
+type plainStore struct {
+	Store
+	strict bool
+}
+
+// TakeWith implements [OptionStore].
+func (s plainStore) TakeWith(ctx context.Context, key string, n int, limits []Limit, options TakeOptions) (Result, error) {
+	if s.strict && options != (TakeOptions{}) {
+		return Result{}, fmt.Errorf("ratelimit: take with options: %w: %T is no OptionStore; use a MemoryStore or a RedisStore", ErrArgument, s.Store)
+	}
+	return s.Take(ctx, key, n, limits)
+}

@@ -1,0 +1,134 @@
+package ratelimit
+
+import (
+	"maps"
+	"math"
+	"math/big"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// share is a part of limits: a fraction of them, remembered, because takes ask for the same ones again and again.
+type share struct {
+	fraction *big.Rat                               // nil is all
+	known    atomic.Pointer[map[Limit][]limitsPart] // by the first limit of the list; replaced under mu, read without
+
+	mu   sync.Mutex
+	size int // lists in known
+}
+
+// limitsPart is the share of one list of limits.
+type limitsPart struct{ whole, part []Limit }
+
+// mostParts bounds how much is remembered. Programs have few limits; those of a limit function could be any.
+const mostParts = 1024
+
+// set sets the fraction that a float in (0, 1] stands for. The float 1.0/3 is a little less than a third, and 1.0/49
+// taken 49 times is less than 1; so it is the fraction with the smallest denominator that divides to this float,
+// and where there is none with a small one, the float itself.
+func (s *share) set(share float64) {
+	const denominators = 10_000 // as many replicas, or four decimals
+	if share == 1 {
+		return
+	}
+	for q := int64(1); q <= denominators; q++ {
+		if p := math.Round(share * float64(q)); p/float64(q) == share {
+			s.fraction = big.NewRat(int64(p), q)
+			return
+		}
+	}
+	s.fraction = new(big.Rat).SetFloat64(share)
+}
+
+// of returns the share of limits, which is only to be read.
+func (s *share) of(limits []Limit) []Limit {
+	if s.fraction == nil || len(limits) == 0 {
+		return limits
+	}
+	if known := s.known.Load(); known != nil {
+		for _, k := range (*known)[limits[0]] {
+			if slices.Equal(k.whole, limits) {
+				return k.part
+			}
+		}
+	}
+	part := make([]Limit, 0, len(limits))
+	for _, limit := range limits {
+		part = append(part, s.ofOne(limit))
+	}
+	s.remember(limitsPart{slices.Clone(limits), part})
+	return part
+}
+
+func (s *share) remember(p limitsPart) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.size == mostParts {
+		return
+	}
+	s.size++
+	next := map[Limit][]limitsPart{}
+	if known := s.known.Load(); known != nil {
+		next = maps.Clone(*known)
+	}
+	first := p.whole[0]
+	next[first] = append(slices.Clip(next[first]), p)
+	s.known.Store(&next)
+}
+
+// ofOne returns the share of one limit. One that is not valid stays as it is, so that the store says what is wrong.
+func (s *share) ofOne(l Limit) Limit {
+	if l.Validate() != nil {
+		return l
+	}
+	p, q := s.fraction.Num(), s.fraction.Denom()
+	capacity := new(big.Int).Mul(big.NewInt(int64(l.Capacity)), p)
+	capacity = bigMax(capacity.Quo(capacity, q), big.NewInt(1))
+
+	// Exactly, with the period longer, as in "10/3s" for a third of "10/s".
+	tokens := new(big.Int).Mul(big.NewInt(int64(l.Refill.Tokens)), p)
+	per := new(big.Int).Mul(big.NewInt(int64(l.Refill.Per)), q)
+	if tokens.IsInt64() && int64(int(tokens.Int64())) == tokens.Int64() && per.IsInt64() {
+		exact := Limit{int(capacity.Int64()), Rate{int(tokens.Int64()), time.Duration(per.Int64())}}
+		if exact.Validate() == nil {
+			return exact
+		}
+	}
+
+	// Or the rate next below that can be counted for this capacity: as many tokens in a whole number of microseconds
+	// as make the rounding small. Those microseconds are the units of a token, of which a bucket has maxUnits.
+	const mostTokens = min(maxUnits/1000, math.MaxInt)
+	most := big.NewInt(maxUnits)
+	perToken := new(big.Rat).SetFrac(per, tokens.Mul(tokens, big.NewInt(int64(time.Microsecond))))
+	room := new(big.Rat).SetInt(new(big.Int).Quo(most, capacity))
+	tokens = bigMin(bigMax(floor(room.Quo(room, perToken)), big.NewInt(1)), big.NewInt(mostTokens))
+	ticks := bigMin(ceil(perToken.Mul(perToken, new(big.Rat).SetInt(tokens))), most)
+	capacity = bigMin(capacity, new(big.Int).Quo(most, ticks))
+	return Limit{int(capacity.Int64()), Rate{int(tokens.Int64()), time.Duration(ticks.Int64()) * time.Microsecond}}
+}
+
+func floor(r *big.Rat) *big.Int { return new(big.Int).Quo(r.Num(), r.Denom()) }
+
+func ceil(r *big.Rat) *big.Int {
+	q, m := new(big.Int).QuoRem(r.Num(), r.Denom(), new(big.Int))
+	if m.Sign() > 0 {
+		q.Add(q, big.NewInt(1))
+	}
+	return q
+}
+
+func bigMin(a, b *big.Int) *big.Int {
+	if a.Cmp(b) <= 0 {
+		return a
+	}
+	return b
+}
+
+func bigMax(a, b *big.Int) *big.Int {
+	if a.Cmp(b) >= 0 {
+		return a
+	}
+	return b
+}
