@@ -32,7 +32,8 @@ type scale struct {
 }
 
 // newScale returns a capacity and a rate, tokens per so many nanoseconds, in units, and the largest capacity that
-// can be counted at that rate. The scale is only good if its capacity is no larger. All arguments are positive.
+// can be counted at that rate: 0 for none, because it is too slow, and -1 because it is too fast. The scale is only
+// good if its capacity is no larger. All arguments are positive.
 func newScale(capacity, tokens, nanoseconds int64) (s scale, most int64) {
 	// N tokens in D nanoseconds are 1000·N in D microseconds. The thousand is reduced first, to stay in 64 bits.
 	thousand, token, perTick := int64(1000), nanoseconds, tokens
@@ -41,7 +42,7 @@ func newScale(capacity, tokens, nanoseconds int64) (s scale, most int64) {
 	d = gcd(perTick, token)
 	perTick, token = perTick/d, token/d
 	if perTick > maxUnits/thousand {
-		return scale{}, 0
+		return scale{}, -1
 	}
 	return scale{capacity: capacity, token: token, perTick: perTick * thousand}, maxUnits / token
 }

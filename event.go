@@ -1,7 +1,10 @@
 package ratelimit
 
 import (
+	"context"
 	"errors"
+	"io"
+	"net"
 	"time"
 )
 
@@ -65,5 +68,35 @@ func reasonOf(d *decision, err error) Reason {
 		return ReasonNoKey
 	default:
 		return ReasonRefused
+	}
+}
+
+// ErrorKind says in one word, fit for a label, why a store could not decide: "timeout", "canceled", "network"
+// (unreachable, or the connection broke), "reply" (Redis answered with an error), "foreign" ([ErrForeignState]),
+// "argument" ([ErrArgument]), or "other"; "" for nil.
+func ErrorKind(err error) string {
+	if err == nil {
+		return ""
+	}
+	netErr, isNet := errors.AsType[net.Error](err)
+	_, isReply := errors.AsType[interface {
+		error
+		RedisError() // go-redis marks with it what the server said.
+	}](err)
+	switch {
+	case errors.Is(err, ErrArgument):
+		return "argument"
+	case errors.Is(err, ErrForeignState):
+		return "foreign"
+	case isNet && netErr.Timeout():
+		return "timeout" // context.DeadlineExceeded is one, too.
+	case errors.Is(err, context.Canceled):
+		return "canceled"
+	case isNet, errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):
+		return "network"
+	case isReply:
+		return "reply"
+	default:
+		return "other"
 	}
 }

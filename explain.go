@@ -63,13 +63,18 @@ func nextToken(r Result) time.Duration {
 
 // String returns the explanation in one line.
 func (e Explanation) String() string {
-	decision := "refused"
-	if e.Result.Allowed {
+	decision, retry := "refused", e.Result.RetryAfter.String()
+	switch {
+	case e.Result.Allowed:
 		decision = "allowed"
+	case e.Result.Banned:
+		decision = "banned"
+	case e.Result.RetryAfter == Never:
+		retry = "never"
 	}
-	return fmt.Sprintf("%s: %s; mode=%v; by=%v; limit=%q; cost=%d; before=%d; left=%d; next=%v; retry=%v; full=%v",
-		e.Name, decision, e.Mode, e.Result.Source, e.Result.Limit, e.Cost, e.Before, e.Result.Remaining,
-		e.NextToken, e.Result.RetryAfter, e.Result.ResetAfter)
+	return fmt.Sprintf("%s: %s; mode=%v; by=%v; key=%v; limit=%q; cost=%d; charged=%d; before=%d; left=%d; next=%v; retry=%s; full=%v",
+		e.Name, decision, e.Mode, e.Result.Source, e.Key, e.Result.Limit, e.Cost, e.Charged, e.Before, e.Result.Remaining,
+		e.NextToken, retry, e.Result.ResetAfter)
 }
 
 const (

@@ -27,13 +27,13 @@ func TestExplainSaysWhatEachLimiterDid(t *testing.T) {
 		require.Equal(t, []any{"first", ratelimit.Enforce, 3, 3, 9, 6, ratelimit.SourceMemory, 500 * time.Millisecond},
 			[]any{e.Name, e.Mode, e.Cost, e.Charged, e.Before, e.Result.Remaining, e.Result.Source, e.NextToken})
 		require.Equal(t, ratelimit.KeyOf("key"), e.Key)
-		require.Equal(t, `first: allowed; mode=enforce; by=memory; limit="1/s burst 10"; cost=3; before=9; left=6; next=500ms; retry=0s; full=3.5s`, e.String())
+		require.Equal(t, `first: allowed; mode=enforce; by=memory; key=`+e.Key.String()+`; limit="1/s burst 10"; cost=3; charged=3; before=9; left=6; next=500ms; retry=0s; full=3.5s`, e.String())
 		e = explained[1]
 		require.Equal(t, []any{"second", ratelimit.Shadow, 1, 0}, []any{e.Name, e.Mode, e.Before, e.Result.Remaining})
 
 		get(engine)
 		get(engine)
-		require.Equal(t, `second: refused; mode=shadow; by=memory; limit="1/s"; cost=1; before=0; left=0; next=1s; retry=1s; full=1s`, explained[1].String())
+		require.Equal(t, `second: refused; mode=shadow; by=memory; key=`+e.Key.String()+`; limit="1/s"; cost=1; charged=0; before=0; left=0; next=1s; retry=1s; full=1s`, explained[1].String())
 	})
 }
 

@@ -27,7 +27,7 @@ type KeyFunc func(*gin.Context) string
 // Until engine.SetTrustedProxies is called, Gin believes X-Forwarded-For from everybody, and then the
 // client chooses its own key. Call SetTrustedProxies(nil) where no proxy is in front, or use [ByRemoteIP].
 func ByClientIP(c *gin.Context) string {
-	if key := addressKey(c.ClientIP()); key != "" {
+	if key := AddressKey(c.ClientIP()); key != "" {
 		return key
 	}
 	return ByRemoteIP(c)
@@ -42,11 +42,12 @@ func ByRemoteIP(c *gin.Context) string {
 	} else if i := strings.IndexByte(host, ':'); i == strings.LastIndexByte(host, ':') && i >= 0 {
 		host = host[:i] // With more colons it is IPv6 without a port, which some middleware sets.
 	}
-	return addressKey(host)
+	return AddressKey(host)
 }
 
-// addressKey is the canonical key of an address, "" for what is not one.
-func addressKey(text string) string {
+// AddressKey is the key that [ByClientIP] and [ByRemoteIP] give an address, for [Limiter.Reset] and the like:
+// AddressKey("2001:db8::1") is "2001:db8::/64". "" for what is not an address.
+func AddressKey(text string) string {
 	addr, err := netip.ParseAddr(text)
 	if err != nil {
 		return ""
@@ -83,11 +84,19 @@ func ByHeader(name string) KeyFunc {
 	name = http.CanonicalHeaderKey(name)
 	return func(c *gin.Context) string {
 		values := c.Request.Header[name]
-		if len(values) == 0 || values[0] == "" {
+		if len(values) == 0 {
 			return ""
 		}
-		return digest(name, values[0])
+		return HeaderKey(name, values[0])
 	}
+}
+
+// HeaderKey is the key that [ByHeader] gives a header's value, "" for "".
+func HeaderKey(name, value string) string {
+	if value == "" {
+		return ""
+	}
+	return digest(http.CanonicalHeaderKey(name), value)
 }
 
 // ByBearerToken is a digest of the token in "Authorization: Bearer …" (RFC 6750), "" without one. What
@@ -98,7 +107,11 @@ func ByBearerToken(c *gin.Context) string {
 	if len(value) < len(scheme) || !strings.EqualFold(value[:len(scheme)], scheme) {
 		return ""
 	}
-	token := strings.TrimSpace(value[len(scheme):])
+	return BearerKey(strings.TrimSpace(value[len(scheme):]))
+}
+
+// BearerKey is the key that [ByBearerToken] gives a token, "" for "".
+func BearerKey(token string) string {
 	if token == "" {
 		return ""
 	}
@@ -124,20 +137,28 @@ func FirstOf(keys ...KeyFunc) KeyFunc {
 func Join(keys ...KeyFunc) KeyFunc {
 	checkKeys("Join", keys)
 	return func(c *gin.Context) string {
-		var joined []byte
-		found := false
-		for _, key := range keys {
-			k := key(c)
-			found = found || k != ""
-			joined = strconv.AppendInt(joined, int64(len(k)), 10)
-			joined = append(joined, ':')
-			joined = append(joined, k...)
+		joined := make([]string, len(keys))
+		for i, key := range keys {
+			joined[i] = key(c)
 		}
-		if !found {
-			return ""
-		}
-		return string(joined)
+		return JoinKeys(joined...)
 	}
+}
+
+// JoinKeys is the key that [Join] makes of several.
+func JoinKeys(keys ...string) string {
+	var joined []byte
+	found := false
+	for _, key := range keys {
+		found = found || key != ""
+		joined = strconv.AppendInt(joined, int64(len(key)), 10)
+		joined = append(joined, ':')
+		joined = append(joined, key...)
+	}
+	if !found {
+		return ""
+	}
+	return string(joined)
 }
 
 func checkKeys(name string, keys []KeyFunc) {

@@ -130,8 +130,10 @@ func scaleOf(l Limit) (scale, error) {
 	}
 	s, most := newScale(int64(l.Capacity), int64(l.Refill.Tokens), int64(l.Refill.Per))
 	switch {
-	case most == 0:
+	case most < 0:
 		return scale{}, fmt.Errorf("ratelimit: refill rate %v: too fast to be counted; use a slower rate", l.Refill)
+	case most == 0:
+		return scale{}, fmt.Errorf("ratelimit: refill rate %v: too slow to be counted; use at least a token in 142 years", l.Refill)
 	case s.capacity > most:
 		return scale{}, fmt.Errorf("ratelimit: capacity %d of limit %q: at this rate at most %d can be counted exactly; "+
 			"lower the capacity, or use a rate with rounder numbers", l.Capacity, l, most)

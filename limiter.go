@@ -121,8 +121,8 @@ func NewLimiter(opts ...Option) (*Limiter, error) {
 //		}
 //	})
 //
-// It calls c.Next only for [WithChargeIf]. Where limiters stack and a later one refuses, the tokens that the
-// earlier ones have taken for this request come back.
+// It calls c.Next only for [WithChargeIf]. Where limiters stack and a later one refuses, or cannot decide and
+// aborts, the tokens that the earlier ones have taken for this request come back.
 //
 // A request whose client has gone by the time of the decision is aborted with 499, since nobody would read
 // the answer.
@@ -151,6 +151,7 @@ func (l *Limiter) Handle(c *gin.Context) {
 		return
 	case mode == Shadow:
 		c.Set(decisionKey{}, d)
+		d.chargeByOutcome(c)
 		return
 	case errors.Is(ctx.Err(), context.Canceled):
 		const clientClosedRequest = 499 // nginx's
@@ -158,6 +159,9 @@ func (l *Limiter) Handle(c *gin.Context) {
 		return
 	case err != nil:
 		l.failed(c, err)
+		if c.IsAborted() {
+			d.earlier.refund(c)
+		}
 		return
 	}
 	c.Set(decisionKey{}, d)
@@ -171,24 +175,18 @@ func (l *Limiter) Handle(c *gin.Context) {
 	if l.debugSecret != nil {
 		l.debug(h, c, d)
 	}
-	switch {
-	case !d.result.Allowed:
+	if !d.result.Allowed {
 		d.earlier.refund(c)
 		setRefusalHeaders(h, d.result)
 		l.denied(c, d.result)
 		c.Abort()
-	case l.chargeIf != nil:
-		c.Next()
-		if !l.chargeIf(c) {
-			if err := d.charge(c, 0); err != nil {
-				_ = c.Error(err)
-			}
-		}
+		return
 	}
+	d.chargeByOutcome(c)
 }
 
 // Take withdraws n tokens from the buckets of key, as a request would, or none if any holds too few. n == 0
-// looks and changes nothing. The limits are the static ones; see [WithLimitFunc] for the others. It is for
+// looks and changes nothing. The key is as for [Limiter.Reset]. The limits are the static ones; see [WithLimitFunc] for the others. It is for
 // work that does not come as a request: messages, jobs, admin pages. The mode does not matter to it, and with
 // [WithMaxWait] it is the caller's to wait for Result.Wait.
 //
@@ -207,7 +205,8 @@ func (l *Limiter) Take(ctx context.Context, key string, n int) (Result, error) {
 	return d.result, err
 }
 
-// Reset forgets key, which fills its buckets and lifts its ban.
+// Reset forgets key, which fills its buckets and lifts its ban. The key is what the limiter's [KeyFunc] returns;
+// [AddressKey], [HeaderKey], [BearerKey] and [JoinKeys] make those of this package's. The error is the store's.
 func (l *Limiter) Reset(ctx context.Context, key string) error {
 	return l.store.Reset(ctx, l.storeKey(key))
 }

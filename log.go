@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"io"
 	"log/slog"
 	"maps"
-	"net"
 	"sync"
 	"time"
 )
@@ -171,34 +169,4 @@ func (l *eventLog) admit(e Event) (suppressed int, ok bool) {
 	l.lines++
 	l.last[id] = now
 	return suppressed, true
-}
-
-// ErrorKind says in one word, fit for a label, why a store could not decide: "timeout", "canceled", "network"
-// (unreachable, or the connection broke), "reply" (Redis answered with an error), "foreign" ([ErrForeignState]),
-// "argument" ([ErrArgument]), or "other"; "" for nil.
-func ErrorKind(err error) string {
-	if err == nil {
-		return ""
-	}
-	netErr, isNet := errors.AsType[net.Error](err)
-	_, isReply := errors.AsType[interface {
-		error
-		RedisError() // go-redis marks with it what the server said.
-	}](err)
-	switch {
-	case errors.Is(err, ErrArgument):
-		return "argument"
-	case errors.Is(err, ErrForeignState):
-		return "foreign"
-	case isNet && netErr.Timeout():
-		return "timeout" // context.DeadlineExceeded is one, too.
-	case errors.Is(err, context.Canceled):
-		return "canceled"
-	case isNet, errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):
-		return "network"
-	case isReply:
-		return "reply"
-	default:
-		return "other"
-	}
 }

@@ -122,8 +122,10 @@ func WithCost(cost func(*gin.Context) int) Option {
 // own, or [NoHeaders]. Default: XHeaders. Retry-After is sent on every refusal, whatever is set here.
 func WithHeaders(write ...HeaderFunc) Option {
 	return func(c *config) {
-		c.notNil(len(write) == 0 || slices.ContainsFunc(write, func(w HeaderFunc) bool { return w == nil }),
-			"WithHeaders", "HeaderFuncs; NoHeaders sends none")
+		c.notNil(slices.ContainsFunc(write, func(w HeaderFunc) bool { return w == nil }), "WithHeaders", "HeaderFuncs, for example XHeaders")
+		if len(write) == 0 {
+			c.mistakes = append(c.mistakes, errors.New("ratelimit: WithHeaders(): needs HeaderFuncs; WithHeaders(NoHeaders) sends none"))
+		}
 		c.headers = write
 	}
 }
@@ -184,8 +186,8 @@ func WithMaxWait(longest time.Duration) Option {
 // then a refusal changes nothing in the store. The store must be an [OptionStore].
 func WithBan(ban Ban) Option {
 	return func(c *config) {
-		if _, err := ban.scales(); err != nil {
-			c.mistakes = append(c.mistakes, fmt.Errorf("ratelimit: WithBan: %w", err))
+		if err := ban.Validate(); err != nil {
+			c.mistakes = append(c.mistakes, fmt.Errorf("%w (given to WithBan)", err))
 		}
 		c.ban = ban
 	}
@@ -217,10 +219,13 @@ func (c *config) validate() error {
 		mistake("WithRefillRate is missing: say how fast buckets refill, for example WithRefillRate(PerSecond(10))")
 	} else if err := c.refill.validate(); err != nil {
 		mistake("WithRefillRate(%v): tokens and period must be positive, for example PerSecond(10)", c.refill)
-	} else if c.hasCapacity && c.capacity < 1 {
+	} else if !c.hasCapacity || c.capacity > 0 {
+		if err := c.limit().Validate(); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if c.hasCapacity && c.capacity < 1 {
 		mistake("WithCapacity(%d): must be at least 1", c.capacity)
-	} else if err := c.limit().Validate(); err != nil {
-		errs = append(errs, err)
 	}
 	for _, limit := range c.further {
 		if err := limit.Validate(); err != nil {

@@ -2,6 +2,7 @@ package ratelimit
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"strconv"
 	"time"
@@ -82,7 +83,8 @@ func writeXHeaders(h http.Header, r Result, room *xHeaderValues) {
 // A bucket filled with q tokens in w whole seconds; where w would not be whole, both are multiplied until it
 // is, and a rate is never rounded up. tb-burst, a parameter of this library's, is the capacity where that is
 // not the rate's tokens. r is the whole tokens left. t is the seconds over which a client that spreads r
-// keeps the policy's rate, or, on a refusal, Retry-After. Where limiters stack, each adds its item.
+// keeps the policy's rate, or, on a refusal, Retry-After. Where limiters stack, each adds its item; of a limiter
+// with several limits it is the one that decided.
 func IETFHeaders(h http.Header, name string, r Result) {
 	if r.Remaining > r.Limit.Capacity || r.Limit.Validate() != nil {
 		return // No decision of a store's.
@@ -215,7 +217,15 @@ func DenyProblem(c *gin.Context, r Result) {
 
 // FailOpen lets the request through where the store could not decide. The error stays in c.Errors. It is
 // the default: a limiter should not be what takes a service down.
-func FailOpen(c *gin.Context, err error) { _ = c.Error(err) }
+//
+// A cost or a limit that is invalid ([ErrArgument]) is no outage, but a mistake that somebody could use to get
+// around the limit. It is answered with 500.
+func FailOpen(c *gin.Context, err error) {
+	_ = c.Error(err)
+	if errors.Is(err, ErrArgument) {
+		c.AbortWithStatus(http.StatusInternalServerError)
+	}
+}
 
 // FailClosed answers 503 where the store could not decide, with a problem of type
 // temporary-reduced-capacity (RFC 9457) and Retry-After: 1. The error stays in c.Errors, and out of the body.

@@ -53,6 +53,20 @@ func (d *decision) charge(c *gin.Context, n int) error {
 	return nil
 }
 
+// chargeByOutcome runs the handlers and then asks whether they are charged for, if that is to be asked.
+func (d *decision) chargeByOutcome(c *gin.Context) {
+	if d.limiter.chargeIf == nil {
+		return
+	}
+	c.Next()
+	if d.limiter.chargeIf(c) {
+		return
+	}
+	if err := d.charge(c, 0); err != nil {
+		_ = c.Error(err)
+	}
+}
+
 // refund gives back what a decision and those before it have taken: a request that is refused costs nothing
 // anywhere.
 func (d *decision) refund(c *gin.Context) {

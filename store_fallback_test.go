@@ -155,13 +155,13 @@ type halfReset struct{ *ratelimit.FallbackStore }
 
 func (s halfReset) Reset(ctx context.Context, key string) error {
 	if err := s.FallbackStore.Reset(ctx, key); !errors.Is(err, errDown) {
-		return fmt.Errorf("a reset without the primary: %v", err)
+		return fmt.Errorf("a reset without the primary: %w", err)
 	}
 	return nil
 }
 
 func TestFallbackStoreMistakes(t *testing.T) {
-	memory := ratelimit.NewMemoryStore()
+	memory, replicas := ratelimit.NewMemoryStore(), 3
 	for _, c := range []struct {
 		name string
 		make func() (*ratelimit.FallbackStore, error)
@@ -172,7 +172,7 @@ func TestFallbackStoreMistakes(t *testing.T) {
 		}, "ratelimit: NewFallbackStore: the primary is nil: needs a Store, for example a RedisStore\n" +
 			"ratelimit: NewFallbackStore: the fallback is nil: needs a Store, for example NewMemoryStore()"},
 		{"all options at once", func() (*ratelimit.FallbackStore, error) {
-			return ratelimit.NewFallbackStore(memory, memory, ratelimit.WithShare(1/3), ratelimit.WithTripAfter(0),
+			return ratelimit.NewFallbackStore(memory, memory, ratelimit.WithShare(float64(1/replicas)), ratelimit.WithTripAfter(0),
 				ratelimit.WithCoolOff(0), ratelimit.WithOnSwitch(nil))
 		}, "ratelimit: WithOnSwitch(nil): needs a function\n" +
 			"ratelimit: WithShare(0): must be above 0 and at most 1, for example 1.0/3; note that 1/3 is 0 in integers\n" +
@@ -825,7 +825,7 @@ func TestSharesOfAnyLimit(t *testing.T) {
 			},
 		}
 		if random.IntN(2) == 0 {
-			limit.Refill.Per = limit.Refill.Per/time.Second*time.Second + time.Second
+			limit.Refill.Per = limit.Refill.Per.Truncate(time.Second) + time.Second
 		}
 		if limit.Validate() != nil {
 			continue

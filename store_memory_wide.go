@@ -94,7 +94,7 @@ func (b *wideBucket) apply(source Source, now int64, c *change, limits []Limit, 
 			next.levels[i].deficit = o.deficits[i]
 		}
 		changed = c.n != 0
-	case c.ban != nil && o.banned == 0:
+	case c.ban != nil && o.banned == 0 && c.n > 0: // A look is no offence.
 		ban = c.ban.strike(ban)
 		o.banned = c.ban.left(ban)
 		next.ban[0].deficit, next.ban[1].deficit = ban.strikes, ban.memory

@@ -31,7 +31,7 @@ var redisScriptSHA = func() string {
 //
 //	~ratelimit:* nocommands +evalsha +eval +get +set +time
 //
-// and +cluster|slots +command on a cluster, where go-redis asks how to route the commands. Every key expires once its buckets are full. Run Redis with
+// and +cluster|slots on a cluster. Every key expires once its buckets are full. Run Redis with
 // maxmemory-policy noeviction: a key that is evicted is a bucket refilled.
 type RedisStore struct {
 	client  redis.UniversalClient
@@ -75,6 +75,9 @@ func WithDenyCache(entries int) RedisOption { return func(c *redisConfig) { c.de
 // *redis.Ring must be made with ContextTimeoutEnabled: true, because without it go-redis waits for its own
 // timeouts, which are seconds, and not for [WithTimeout]; otherwise the error says so. Whatever retries the
 // client is configured for, a take is sent at most once.
+//
+// DialerRetries: 1 is worth setting in the client's options: by default go-redis dials a server that is down five
+// times, 100 ms apart, so that each take uses up its budget and reports a timeout instead of the refusal.
 func NewRedisStore(client redis.UniversalClient, opts ...RedisOption) (*RedisStore, error) {
 	config := redisConfig{prefix: "ratelimit:", timeout: 50 * time.Millisecond, denials: 4096}
 	for _, opt := range opts {
@@ -100,6 +103,14 @@ func NewRedisStore(client redis.UniversalClient, opts ...RedisOption) (*RedisSto
 		// Not on a cluster or a Ring, where a batch would wait for the slowest node.
 		s.process = (&batcher{client: client}).process
 	case *redis.ClusterClient:
+		s.process = func(ctx context.Context, cmd redis.Cmder) error {
+			// As a pipeline of one: Process first asks a node what kind of command this is, which is not
+			// bounded by the budget, and needs the right to COMMAND.
+			pipe := client.Pipeline()
+			_ = pipe.Process(ctx, cmd) // Only queues it.
+			_, err := pipe.Exec(ctx)
+			return err
+		}
 		s.reloader = &slotReloader{cluster: client}
 	}
 	return s, nil
@@ -227,9 +238,9 @@ func (s *RedisStore) run(ctx context.Context, numbers int, key string, args []an
 	defer cancel()
 	key = s.prefix + escapeKey(key)
 	reply, err := s.send(ctx, key, args)
-	for _, delay := range retryDelays {
-		if err == nil || !mayRetry(err) || !pause(ctx, delay) {
-			break
+	for i, delay := range retryDelays {
+		if err == nil || !mayRetry(err) || i > 0 && isDialError(err) || !pause(ctx, delay) {
+			break // A server that is down is not up again in some milliseconds; one more try is for another node.
 		}
 		s.reloader.failed(err)
 		reply, err = s.send(ctx, key, args)

@@ -164,6 +164,7 @@ for i = 1, limits, 4 do
   allowed = allowed and bucket[4] <= tonumber(ARGV[i + 1])
   changed = changed or tonumber(ARGV[i + 2]) ~= 0
 end
+local look = not changed
 changed = changed and allowed
 local reply = {allowed and 1 or 0, late}
 for i, bucket in ipairs(asked) do
@@ -173,8 +174,8 @@ for i, bucket in ipairs(asked) do
   reply[#reply + 1] = bucket[4]
 end
 if strikes then
-  -- A refusal is a strike, and the last strike a ban; ban.go says how.
-  if not allowed and not shut then
+  -- A refusal is a strike, and the last strike a ban; ban.go says how. A look is no offence.
+  if not (allowed or shut or look) then
     changed = true
     strikes[4] = strikes[4] + strikes[2]
     if strikes[4] > (strikes[1] - 1) * strikes[2] then

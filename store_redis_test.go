@@ -582,6 +582,57 @@ func TestRedisBudget(t *testing.T) {
 	}
 }
 
+// A reply that comes in drips never lets a timeout between two of them run out. It must not cost more than the
+// budget either.
+func TestRedisReplyInDrips(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				drip := time.NewTicker(20 * time.Millisecond)
+				defer drip.Stop()
+				for range drip.C {
+					if _, err := conn.Write([]byte("$")); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	for name, options := range map[string]redis.Options{
+		"plain":   {},
+		"context": {ContextTimeoutEnabled: true},
+	} {
+		options.Addr = listener.Addr().String()
+		client := redis.NewClient(&options)
+		defer client.Close()
+		store, err := ratelimit.NewRedisStore(client)
+		if err != nil {
+			t.Fatal(err)
+		}
+		best := time.Hour
+		for range 3 {
+			start := time.Now()
+			if _, err := store.Take(ctx, "key", 1, ten); err == nil {
+				t.Fatal("decided without a reply")
+			}
+			best = min(best, time.Since(start))
+		}
+		if best > 150*time.Millisecond {
+			t.Errorf("%s: a take took %v, with a budget of 50 ms", name, best)
+		}
+	}
+}
+
 // mustTakeEventually waits for a store that is starting or recovering, for a while.
 func mustTakeEventually(t *testing.T, store ratelimit.Store) {
 	t.Helper()
@@ -703,7 +754,7 @@ func TestNewRedisStoreErrors(t *testing.T) {
 func TestRedisCluster(t *testing.T) {
 	cluster := redistest.Cluster(t, 3)
 	for _, node := range cluster.Nodes() {
-		node.SetACL("limiter", "on", ">secret", "~ratelimit:*", "nocommands", "+evalsha", "+eval", "+get", "+set", "+time", "+cluster|slots", "+command")
+		node.SetACL("limiter", "on", ">secret", "~ratelimit:*", "nocommands", "+evalsha", "+eval", "+get", "+set", "+time", "+cluster|slots")
 	}
 	client := redis.NewClusterClient(&redis.ClusterOptions{
 		Addrs: cluster.Addrs(), ContextTimeoutEnabled: true, Username: "limiter", Password: "secret",

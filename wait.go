@@ -17,6 +17,7 @@ func (l *Limiter) wait(ctx context.Context, d *decision) {
 	select {
 	case <-timer.C:
 		d.waited = time.Since(start)
+		d.result.ResetAfter = max(0, d.result.ResetAfter-d.waited)
 		return
 	case <-ctx.Done():
 	}

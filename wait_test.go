@@ -100,6 +100,6 @@ func TestMaxWaitNeedsAStoreThatCan(t *testing.T) {
 	_, err := ratelimit.NewLimiter(ratelimit.WithRefillRate(ratelimit.PerSecond(1)), ratelimit.WithMaxWait(0),
 		ratelimit.WithName("plain"), ratelimit.WithStore(brokenStore{}), ratelimit.WithBan(ratelimit.Ban{After: 1}))
 	require.ErrorContains(t, err, "WithMaxWait(0s): must be from 1µs to 24h")
-	require.ErrorContains(t, err, "WithBan: ratelimit: ban of 0s up to 0s: For must be positive")
+	require.ErrorContains(t, err, "ratelimit: ban of 0s up to 0s: For must be positive")
 	require.ErrorContains(t, err, "need a Store that is an OptionStore, and ratelimit_test.brokenStore is not")
 }

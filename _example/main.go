@@ -43,7 +43,7 @@ func newStore(redisAddr string) (ratelimit.Store, error) {
 	}
 	return ratelimit.NewRedisStore(redis.NewClient(&redis.Options{
 		Addr:          redisAddr,
-		DialerRetries: 1, // Of 5, with pauses between, none fits into the time that a decision has.
+		DialerRetries: 1, // The default, 5 with 100 ms between, does not fit into the time that a decision has.
 	}))
 }
 

@@ -57,36 +57,39 @@ func keysAreInjective(s *session) {
 
 // A caller may build its keys in a buffer that it uses again.
 func keyIsCopied(s *session) {
-	l := limit(5, ratelimit.PerHour(1))
+	l, other := limit(5, ratelimit.PerHour(1)), limit(50, ratelimit.PerHour(1))
 	const keys = 100
-	var buffer [16]byte
-	lend := func(i int) string {
-		n := copy(buffer[:], fmt.Sprintf("client-%d", i))
-		return unsafe.String(&buffer[0], n)
-	}
-	scribble := func() {
-		for i := range buffer {
-			buffer[i] = '#'
+	buffer := make([]byte, 64)
+	for _, limits := range [][]ratelimit.Limit{{l}, {l, other}} {
+		for _, name := range []string{"client-%02d", "a client with a long name-%02d"} {
+			name += fmt.Sprintf("-%d", len(limits))
+			lent := func(i int, use func(key string) error) {
+				n := copy(buffer, fmt.Sprintf(name, i))
+				if err := use(unsafe.String(&buffer[0], n)); err != nil {
+					s.t.Fatal(err)
+				}
+				for i := range buffer {
+					buffer[i] = '#'
+				}
+			}
+			for i := range keys {
+				lent(i, func(key string) error {
+					_, err := s.store.Take(s.ctx, key, 1+i%5, limits)
+					return err
+				})
+				lent(i, func(key string) error {
+					_, err := s.store.Adjust(s.ctx, key, -1, limits)
+					return err
+				})
+			}
+			for i := range keys {
+				key := fmt.Sprintf(name, i)
+				r, err := s.store.Take(s.ctx, key, 0, limits)
+				if want := max(0, 5-(1+i%5)-1); err != nil || r.Remaining != want {
+					s.t.Fatalf("%q: %d remaining, %v; want %d: the store kept the caller's bytes", key, r.Remaining, err, want)
+				}
+				s.want("a key that was never used", s.look(strings.Repeat("#", len(key)), limits...), allowedBy(l, 5, 0))
+			}
 		}
-	}
-	for i := range keys {
-		if _, err := s.store.Take(s.ctx, lend(i), 1+i%5, []ratelimit.Limit{l}); err != nil {
-			s.t.Fatal(err)
-		}
-		scribble()
-		if _, err := s.store.Adjust(s.ctx, lend(i), -1, []ratelimit.Limit{l}); err != nil {
-			s.t.Fatal(err)
-		}
-		scribble()
-	}
-	for i := range keys {
-		key := fmt.Sprintf("client-%d", i)
-		r, err := s.store.Take(s.ctx, key, 0, []ratelimit.Limit{l})
-		if want := max(0, 5-(1+i%5)-1); err != nil || r.Remaining != want {
-			s.t.Fatalf("%q: %d remaining, %v; want %d: the store kept the caller's bytes", key, r.Remaining, err, want)
-		}
-	}
-	for _, key := range []string{strings.Repeat("#", 8), strings.Repeat("#", 9), strings.Repeat("#", 16)} {
-		s.want("a key that was never used", s.look(key, l), allowedBy(l, 5, 0))
 	}
 }
