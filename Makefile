@@ -12,6 +12,8 @@ MODULES  = $(shell find . -mindepth 2 -name go.mod -not -path '*/.*' -exec dirna
 # No test may be skipped for want of a Redis, no go.work may change what is built,
 # and a checkout that belongs to another user (a container's volume) is no reason to fail.
 export REQUIRE_REDIS = 1
+# The metrics' tests that run a Prometheus skip where there is none, but not in continuous integration.
+export REQUIRE_PROMTOOL = $(if $(CI),1)
 export GOWORK        = off
 export GOFLAGS      += -buildvcs=false
 
@@ -79,6 +81,7 @@ tools: # a redis-server for the tests and the C compiler that the race detector 
 	@set -e; missing=; \
 	command -v redis-server >/dev/null || missing="redis-server"; \
 	command -v $$(go env CC) >/dev/null || missing="$$missing gcc libc6-dev"; \
+	if [ -n "$(CI)" ] && ! command -v promtool >/dev/null; then missing="$$missing prometheus"; fi; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	sudo=; if [ "$$(id -u)" != 0 ]; then sudo=sudo; fi; \
 	if ! command -v apt-get >/dev/null || ! command -v $${sudo:-sh} >/dev/null; then \

@@ -54,6 +54,7 @@ type Limiter struct {
 	cost        func(*gin.Context) int
 	chargeIf    func(*gin.Context) bool
 	options     *TakeOptions // nil: none
+	optionStore OptionStore  // the store, where there are options
 	headers     []HeaderFunc // nil: XHeaders, in the room that the decision has for it
 	denied      func(*gin.Context, Result)
 	failed      func(*gin.Context, error)
@@ -85,9 +86,6 @@ func NewLimiter(opts ...Option) (*Limiter, error) {
 		observers: c.observers,
 		chargeIf:  c.chargeIf,
 	}
-	if options := (TakeOptions{MaxWait: c.maxWait, Ban: c.ban}); options != (TakeOptions{}) {
-		l.options = &options
-	}
 	l.SetMode(c.mode)
 	if c.debugSecret != "" {
 		digest := sha256.Sum256([]byte(c.debugSecret))
@@ -100,6 +98,10 @@ func NewLimiter(opts ...Option) (*Limiter, error) {
 		l.store = NewMemoryStore()
 	} else {
 		l.namespace = l.name + ":"
+	}
+	if options := (TakeOptions{MaxWait: c.maxWait, Ban: c.ban}); options != (TakeOptions{}) {
+		l.options = &options
+		l.optionStore, _ = l.store.(OptionStore) // validate has seen that it is one.
 	}
 	if l.key == nil {
 		l.key = ByClientIP
@@ -239,7 +241,7 @@ func (l *Limiter) ask(ctx context.Context, key string, n int, limits []Limit) (R
 	if l.options == nil {
 		return l.store.Take(ctx, l.storeKey(key), n, limits)
 	}
-	return l.store.(OptionStore).TakeWith(ctx, l.storeKey(key), n, limits, *l.options) // NewLimiter has seen that it is one.
+	return l.optionStore.TakeWith(ctx, l.storeKey(key), n, limits, *l.options)
 }
 
 func (l *Limiter) observe(ctx context.Context, route string, d *decision, err error, elapsed time.Duration) {

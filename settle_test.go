@@ -24,10 +24,10 @@ func featureEngine(handlers ...gin.HandlerFunc) *gin.Engine {
 }
 
 func get(engine *gin.Engine) *httptest.ResponseRecorder {
-	return getWith(engine, context.Background())
+	return getWith(context.Background(), engine)
 }
 
-func getWith(engine *gin.Engine, ctx context.Context) *httptest.ResponseRecorder {
+func getWith(ctx context.Context, engine *gin.Engine) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
 	engine.ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil))
 	return w
@@ -107,7 +107,7 @@ func TestSettleAfterTheClientHasGone(t *testing.T) {
 		hangUp()
 		require.NoError(t, ratelimit.Settle(c, 7))
 	})
-	getWith(engine, ctx)
+	getWith(ctx, engine)
 	require.Equal(t, 3, tokensLeft(t, limiter))
 }
 

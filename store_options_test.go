@@ -42,7 +42,7 @@ func TestRedisTakesWithOptionsAsMemoryDoes(t *testing.T) {
 		steps = 600
 	}
 	banned, waited, now := 0, 0, int64(0)
-	for trace := 0; trace < 20; trace++ {
+	for trace := range 20 {
 		key := fmt.Sprintf("trace-%d", trace)
 		model := &wideBucket{}
 		for step := range steps / 20 {
@@ -144,8 +144,7 @@ func TestBanGrowsAndIsForgiven(t *testing.T) {
 		require.True(t, take().Allowed)
 		require.False(t, take().Banned, "the first refusal")
 		require.False(t, take().Banned, "the second refusal")
-		for i, length := range []time.Duration{10, 20, 35, 35} {
-			length *= time.Second
+		for i, length := range []time.Duration{10 * time.Second, 20 * time.Second, 35 * time.Second, 35 * time.Second} {
 			require.True(t, take().Banned, "refusal that starts ban %d", i)
 			look, err := store.TakeWith(context.Background(), "key", 0, []Limit{{1, PerSecond(1)}}, options)
 			require.NoError(t, err)
@@ -192,11 +191,11 @@ func TestTakesThatWaitQueueUp(t *testing.T) {
 	eachOptionStore(t, func(t *testing.T, store OptionStore, advance func(time.Duration)) {
 		limits := []Limit{{2, PerSecond(10)}}
 		options := TakeOptions{MaxWait: 300 * time.Millisecond}
-		for i, want := range []time.Duration{0, 0, 100, 200, 300} {
+		for i, want := range []int{0, 0, 100, 200, 300} {
 			r, err := store.TakeWith(context.Background(), "key", 1, limits, options)
 			require.NoError(t, err)
 			require.True(t, r.Allowed, "take %d", i)
-			require.Equal(t, want*time.Millisecond, r.Wait, "take %d", i)
+			require.Equal(t, int64(want), r.Wait.Milliseconds(), "take %d", i)
 		}
 		r, err := store.TakeWith(context.Background(), "key", 1, limits, options)
 		require.NoError(t, err)

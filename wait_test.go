@@ -73,7 +73,7 @@ func TestWaitingClientThatLeavesGivesItsPlaceBack(t *testing.T) {
 				require.Equal(t, http.StatusOK, get(engine).Code)
 				ctx, cancel := test.end(context.Background())
 				defer cancel()
-				require.Equal(t, test.code, getWith(engine, ctx).Code)
+				require.Equal(t, test.code, getWith(ctx, engine).Code)
 				require.Equal(t, 1, served, "its handler does not run")
 				require.Equal(t, []ratelimit.Reason{"allowed", "gone"}, reasons)
 

@@ -72,7 +72,7 @@ func (s *session) trace(d *dice) {
 		if d.spent {
 			return
 		}
-		if wait := d.wait(s.oracle.peek(key, max(0, c.n), asked), asked); wait <= left {
+		if wait := d.wait(s.oracle.peek(key, max(0, c.n), asked)); wait <= left {
 			s.wait(wait)
 			left -= wait
 		}
@@ -264,7 +264,7 @@ func (d *dice) tokens(look ratelimit.Result, limits []ratelimit.Limit) int {
 }
 
 // wait returns how long to wait before a take that would be answered as given.
-func (d *dice) wait(r ratelimit.Result, limits []ratelimit.Limit) time.Duration {
+func (d *dice) wait(r ratelimit.Result) time.Duration {
 	switch d.n(16) {
 	case 0:
 		return us
