@@ -142,7 +142,7 @@ func TestTrustedPlatformIsRaw(t *testing.T) {
 }
 
 func TestNilArgumentsPanic(t *testing.T) {
-	for want, make := range map[string]func(){
+	for want, build := range map[string]func(){
 		"iplist: Deny: the list is nil":      func() { Deny(nil) },
 		"iplist: Allow: the list is nil":     func() { Allow(nil) },
 		"iplist: When: the list is nil":      func() { When(nil, teapot) },
@@ -156,7 +156,7 @@ func TestNilArgumentsPanic(t *testing.T) {
 					t.Errorf("panic %q, want %q", got, want)
 				}
 			}()
-			make()
+			build()
 		}()
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"reflect"
 	"strconv"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -126,10 +127,10 @@ func TestTheMostParticularLimitsHold(t *testing.T) {
 	for set := range 1 << len(order) {
 		document := map[string]any{"default": "99/s"}
 		want := "99/s"
-		for i := len(order) - 1; i >= 0; i-- {
+		for i, field := range slices.Backward(order) {
 			if set>>i&1 == 1 {
 				want = fmt.Sprintf("%d/s", i+1)
-				put(document, strings.Split(order[i], "."), want)
+				put(document, strings.Split(field, "."), want)
 			}
 		}
 		c := mustLoad(t, toJSON(t, document), WithKeyFunc(byHeaders), WithPlan(planOf))

@@ -110,7 +110,7 @@ func TestMistakes(t *testing.T) {
 // All at once, in the order of the document, each a Mistake.
 func TestAllMistakesAtOnce(t *testing.T) {
 	_, err := Load([]byte(`
-defualt: 10/s
+defalt: 10/s
 routes:
   GET users: 5/x
   /x: [1/s, 2, 3]
