@@ -93,7 +93,7 @@ func TestNewScale(t *testing.T) {
 		perTick := big.NewRat(tokens, nanoseconds)
 		perTick.Mul(perTick, big.NewRat(1000, 1)) // tokens a microsecond, in lowest terms
 		if perTick.Num().Cmp(bigInt(maxUnits)) > 0 {
-			if limit != 0 {
+			if limit >= 0 {
 				t.Fatalf("%d tokens in %d ns: %+v, of up to %d tokens, but %v units come back each tick", tokens, nanoseconds, s, limit, perTick.Num())
 			}
 			continue

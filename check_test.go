@@ -197,13 +197,15 @@ func TestCheck(t *testing.T) {
 
 		{"routes without a limit", func(e *gin.Engine) {
 			limiter := byTen()
-			e.GET("/limited", limiter, forbidden)
+			e.POST("/limited", limiter, forbidden)
 			e.POST("/health", forbidden)
+			e.POST("/a", forbidden)
 			e.GET("/health", forbidden)
 			e.GET("/before", forbidden)
 			e.Use(limiter)
 			e.GET("/behind", forbidden)
 		}, []string{
+			"unlimited_route: POST /a: " + unlimited,
 			"unlimited_route: GET /before: " + unlimited,
 			"unlimited_route: GET /health: " + unlimited,
 			"unlimited_route: POST /health: " + unlimited,
