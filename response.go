@@ -136,7 +136,7 @@ func wholeSeconds(rate Rate) (q, w int64) {
 	tokens, per := int64(rate.Tokens), int64(rate.Per)
 	times := second / gcd(per, second)
 	switch {
-	case tokens <= maxFieldInteger/times:
+	case tokens <= maxFieldInteger/times && per/(second/times) <= maxFieldInteger:
 		return tokens * times, per / (second / times)
 	case per >= second: // Too many digits: a slightly longer window has fewer.
 		return tokens, ceilSeconds(rate.Per)
