@@ -9,7 +9,7 @@ import (
 )
 
 // The arithmetic is compared with math/big, on numbers of all magnitudes.
-const bucketRounds = 100_000
+const bucketRounds = 30_000
 
 type numbers struct{ *rand.Rand }
 

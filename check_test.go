@@ -104,7 +104,9 @@ func TestCheck(t *testing.T) {
 
 		{"trusting everybody, as Gin does by itself", func(e *gin.Engine) {
 			check(t, e.SetTrustedProxies([]string{"0.0.0.0/0", "::/0"}))
-			e.GET("/", byTen(), forbidden)
+			limiter := byTen()
+			e.GET("/", limiter, forbidden)
+			e.GET("/again", limiter, forbidden)
 			e.GET("/a", byTen(WithName("a"), WithKeyFunc(FirstOf(ByBearerToken, ByClientIP))), forbidden)
 			e.GET("/b", byTen(WithName("b"), WithKeyFunc(ByRoute)), forbidden)
 		}, []string{
@@ -183,11 +185,11 @@ func TestCheck(t *testing.T) {
 			e.GET("/a", byTen(WithName("api"), WithStore(shared)), forbidden)
 			e.GET("/b", byTen(WithName("api"), WithStore(shared), WithCapacity(20)), forbidden)
 			e.GET("/c", byTen(WithName("api"), WithStore(NewMemoryStore()), WithCapacity(30)), forbidden)
-			e.GET("/d", byTen(WithName("api"), WithStore(shared), WithCapacity(20)), forbidden)
+			e.GET("/d", byTen(WithName("api"), WithStore(shared), WithCapacity(30)), forbidden)
 		}, []string{
 			`shared_name: limiter "api" on GET /b: it counts in the same buckets as the limiter "api" on GET /a, but by other limits: [10/s burst 20], and there [10/s]; ` +
 				"fix: give one of them another name by WithName, or both the same limits",
-			`shared_name: limiter "api" on GET /d: it counts in the same buckets as the limiter "api" on GET /a, but by other limits: [10/s burst 20], and there [10/s]; ` +
+			`shared_name: limiter "api" on GET /d: it counts in the same buckets as the limiter "api" on GET /a, but by other limits: [10/s burst 30], and there [10/s]; ` +
 				"fix: give one of them another name by WithName, or both the same limits",
 		}},
 		{"stores that cannot be compared", func(e *gin.Engine) {
@@ -340,21 +342,33 @@ func TestRoutesOfAnotherGin(t *testing.T) {
 		root   *node
 	}
 	chain := gin.HandlersChain{forbidden}
+	type otherNode struct {
+		handlers []func(int)
+		children []*node
+	}
+	type otherTree struct {
+		method string
+		root   *otherNode
+	}
 	for name, engine := range map[string]any{
-		"no trees":    &struct{ routes []tree }{[]tree{{"GET", nil}}},
-		"other trees": &struct{ trees int }{1},
-		"no root":     &struct{ trees []tree }{[]tree{{"GET", nil}}},
-		"no noRoute":  &struct{ trees []tree }{[]tree{{"GET", &node{chain, "/", nil}}}},
-		"other nodes": &struct{ trees []struct{ root *int } }{[]struct{ root *int }{{new(int)}}},
-		"other handlers": &struct {
-			trees []struct {
-				method string
-				root   *struct{ handlers []func(int) }
-			}
-		}{[]struct {
-			method string
-			root   *struct{ handlers []func(int) }
-		}{{"GET", &struct{ handlers []func(int) }{[]func(int){nil}}}}},
+		"no trees": &struct {
+			allNoRoute gin.HandlersChain
+			routes     []tree
+		}{},
+		"other trees": &struct {
+			allNoRoute gin.HandlersChain
+			trees      int
+		}{},
+		"no root": &struct {
+			allNoRoute gin.HandlersChain
+			trees      []tree
+		}{nil, []tree{{"GET", nil}}},
+		"no noRoute":    &struct{ trees []tree }{[]tree{{"GET", &node{chain, "/", nil}}}},
+		"other noRoute": &struct{ allNoRoute, trees []tree }{nil, []tree{{"GET", &node{chain, "/", nil}}}},
+		"other nodes": &struct {
+			allNoRoute gin.HandlersChain
+			trees      []otherTree
+		}{nil, []otherTree{{"GET", &otherNode{[]func(int){nil}, nil}}}},
 	} {
 		if routes, ok := routesOf(reflect.ValueOf(engine)); ok || routes != nil {
 			t.Errorf("%s: got %v", name, routes)

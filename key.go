@@ -3,8 +3,11 @@ package ratelimit
 import (
 	"crypto/sha256"
 	"encoding/base64"
+	"fmt"
+	"io"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -27,10 +30,35 @@ type KeyFunc func(*gin.Context) string
 // Until engine.SetTrustedProxies is called, Gin believes X-Forwarded-For from everybody, and then the
 // client chooses its own key. Call SetTrustedProxies(nil) where no proxy is in front, or use [ByRemoteIP].
 func ByClientIP(c *gin.Context) string {
-	if key := AddressKey(c.ClientIP()); key != "" {
-		return key
+	ip := c.ClientIP()
+	key := AddressKey(ip)
+	if key == "" || junkBefore(ip, c.Request.Header["X-Forwarded-For"]) {
+		return ByRemoteIP(c)
 	}
-	return ByRemoteIP(c)
+	return key
+}
+
+// junkBefore reports whether the addresses in X-Forwarded-For, read from the right as proxies append to it, have
+// something else before ip: then Gin has given up on them and taken ip from X-Real-IP, where the client may have
+// put it.
+func junkBefore(ip string, lines []string) bool {
+	for _, line := range slices.Backward(lines) {
+		for more := true; more; {
+			element := line
+			i := strings.LastIndexByte(line, ',')
+			if more = i >= 0; more {
+				line, element = line[:i], line[i+1:]
+			}
+			element = strings.TrimSpace(element)
+			if element == ip {
+				return false
+			}
+			if addr, err := netip.ParseAddr(element); err != nil || addr.Zone() != "" {
+				return true
+			}
+		}
+	}
+	return false // No such header, or Gin is told to read another.
 }
 
 // ByRemoteIP is the address of the peer of the connection, in the form of [ByClientIP]. No header is
@@ -211,6 +239,10 @@ func (k Key) String() string {
 	}
 	return digest("key", k.raw)[:11]
 }
+
+// Format writes the digest, whatever the verb. Only from within an unexported field of another type fmt cannot
+// call it.
+func (k Key) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, k.String()) }
 
 // MarshalText returns the digest, for JSON and structured logs.
 func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }

@@ -134,7 +134,7 @@ func (l *Limiter) Handle(c *gin.Context) {
 		return
 	}
 	mode := l.Mode()
-	if mode == Off {
+	if mode == Off || c.IsAborted() { // Aborted: by another limiter, in a function that calls several.
 		return
 	}
 	d := &decision{limiter: l, mode: mode, key: l.key(c), cost: 1, limits: l.limits, earlier: lastDecision(c)}
@@ -270,14 +270,14 @@ func (l *Limiter) storeKey(key string) string {
 	return l.namespace + key
 }
 
-// Get returns the decision on this request: the refusal, or, where limiters stack, the one with the fewest
-// tokens left. Limiters in [Shadow] do not count. It is false where no limiter has decided: none has run, or its
+// Get returns the decision on this request: the refusal, or, where limiters stack, the first of those with the
+// fewest tokens left. Limiters in [Shadow] do not count. It is false where no limiter has decided: none has run, or its
 // store could not.
 func Get(c *gin.Context) (tightest Result, ok bool) {
 	for d := lastDecision(c); d != nil; d = d.earlier {
 		switch {
 		case d.mode == Shadow:
-		case !ok, tightest.Allowed && (!d.result.Allowed || d.result.Remaining < tightest.Remaining):
+		case !ok, tightest.Allowed && (!d.result.Allowed || d.result.Remaining <= tightest.Remaining):
 			tightest, ok = d.result, true
 		}
 	}

@@ -221,7 +221,11 @@ func (c *config) validate() error {
 		mistake("WithRefillRate(%v): tokens and period must be positive, for example PerSecond(10)", c.refill)
 	} else if !c.hasCapacity || c.capacity > 0 {
 		if err := c.limit().Validate(); err != nil {
-			errs = append(errs, err)
+			given := fmt.Sprintf("WithRefillRate(%v)", c.refill)
+			if c.hasCapacity {
+				given = fmt.Sprintf("WithCapacity(%d) and %s", c.capacity, given)
+			}
+			mistake("%s: %w", given, err)
 		}
 	}
 	if c.hasCapacity && c.capacity < 1 {

@@ -86,7 +86,7 @@ func writeXHeaders(h http.Header, r Result, room *xHeaderValues) {
 // keeps the policy's rate, or, on a refusal, Retry-After. Where limiters stack, each adds its item; of a limiter
 // with several limits it is the one that decided.
 func IETFHeaders(h http.Header, name string, r Result) {
-	if r.Remaining > r.Limit.Capacity || r.Limit.Validate() != nil {
+	if r.Remaining < 0 || r.Remaining > r.Limit.Capacity || r.Limit.Validate() != nil {
 		return // No decision of a store's.
 	}
 	q, w := wholeSeconds(r.Limit.Refill)

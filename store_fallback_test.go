@@ -1008,7 +1008,7 @@ func TestFallbackBound(t *testing.T) {
 			t.Fatalf("seed %d", seed)
 		}
 	}
-	if reached < traces/20 || most < 0.9 {
+	if !testing.Short() && (reached < traces/20 || most < 0.9) {
 		t.Errorf("the bound proves little: the fallbacks reached it in %d of %d traces, and all stores came up to %.2f of theirs", reached, traces, most)
 	}
 	t.Logf("%d traces; the fallbacks reached their bound in %d; all stores together came up to %.3f of theirs", traces, reached, most)

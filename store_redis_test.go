@@ -582,54 +582,35 @@ func TestRedisBudget(t *testing.T) {
 	}
 }
 
-// A reply that comes in drips never lets a timeout between two of them run out. It must not cost more than the
-// budget either.
-func TestRedisReplyInDrips(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				drip := time.NewTicker(20 * time.Millisecond)
-				defer drip.Stop()
-				for range drip.C {
-					if _, err := conn.Write([]byte("$")); err != nil {
-						return
-					}
-				}
-			}()
-		}
-	}()
+// Each answer comes in time, and all together too late: a new connection has several to wait for.
+func TestRedisBudgetIsForAllRoundTrips(t *testing.T) {
+	const budget = 200 * time.Millisecond
+	replies := newReplies(t, "-NOSCRIPT no\r\n")
+	replies.delay = budget * 3 / 4
 	for name, options := range map[string]redis.Options{
 		"plain":   {},
 		"context": {ContextTimeoutEnabled: true},
 	} {
-		options.Addr = listener.Addr().String()
-		client := redis.NewClient(&options)
-		defer client.Close()
-		store, err := ratelimit.NewRedisStore(client)
-		if err != nil {
-			t.Fatal(err)
-		}
-		best := time.Hour
-		for range 3 {
-			start := time.Now()
-			if _, err := store.Take(ctx, "key", 1, ten); err == nil {
-				t.Fatal("decided without a reply")
+		t.Run(name, func(t *testing.T) {
+			options.Addr = replies.addr
+			client := redis.NewClient(&options)
+			defer client.Close()
+			store, err := ratelimit.NewRedisStore(client, ratelimit.WithTimeout(budget))
+			if err != nil {
+				t.Fatal(err)
 			}
-			best = min(best, time.Since(start))
-		}
-		if best > 150*time.Millisecond {
-			t.Errorf("%s: a take took %v, with a budget of 50 ms", name, best)
-		}
+			best := time.Hour
+			for range 3 {
+				start := time.Now()
+				if _, err := store.Take(ctx, "key", 1, ten); err == nil {
+					t.Fatal("decided without a reply")
+				}
+				best = min(best, time.Since(start))
+			}
+			if best > budget*3/2 {
+				t.Errorf("a take took %v, with a budget of %v", best, budget)
+			}
+		})
 	}
 }
 
@@ -1053,25 +1034,10 @@ func FuzzEscapeKey(f *testing.F) {
 
 // A proxy or a script of the same name may answer anything.
 func TestRedisRepliesAreChecked(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	var reply atomic.Value
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go serveReplies(conn, &reply)
-		}
-	}()
-	client := redis.NewClient(&redis.Options{Addr: listener.Addr().String(), Protocol: 2, DisableIdentity: true})
+	replies := newReplies(t, "*3\r\n:1\r\n:0\r\n:100000\r\n")
+	client := redis.NewClient(&redis.Options{Addr: replies.addr, Protocol: 2, DisableIdentity: true})
 	defer client.Close()
 	store := redisStore(t, client)
-	reply.Store("*3\r\n:1\r\n:0\r\n:100000\r\n")
 	if r := mustTake(t, store, "key", 1, ten...); !r.Allowed || r.Remaining != 9 {
 		t.Fatalf("a good reply: %+v", r)
 	}
@@ -1081,7 +1047,7 @@ func TestRedisRepliesAreChecked(t *testing.T) {
 		"*3\r\n+OK\r\n:0\r\n:0\r\n", "-ERR no\r\n", "-NOSCRIPT no\r\n", "-LOADING no\r\n", "-OOM no\r\n", "-BUSY no\r\n", "-READONLY no\r\n",
 		"-MISCONF no\r\n", "-NOAUTH no\r\n", "!\r\n", "\r\n",
 	} {
-		reply.Store(bad)
+		replies.script.Store(&bad)
 		for name, call := range map[string]func() (ratelimit.Result, error){
 			"Take":   func() (ratelimit.Result, error) { return store.Take(ctx, "key", 1, ten) },
 			"Adjust": func() (ratelimit.Result, error) { return store.Adjust(ctx, "key", 1, ten) },
@@ -1093,8 +1059,35 @@ func TestRedisRepliesAreChecked(t *testing.T) {
 	}
 }
 
-// serveReplies answers scripts with the reply, and all else with OK.
-func serveReplies(conn net.Conn, reply *atomic.Value) {
+// replies is a server that gives all scripts one reply, some time later.
+type replies struct {
+	addr   string
+	script atomic.Pointer[string]
+	delay  time.Duration
+}
+
+func newReplies(t *testing.T, script string) *replies {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	r := &replies{addr: listener.Addr().String()}
+	r.script.Store(&script)
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go r.serve(conn)
+		}
+	}()
+	return r
+}
+
+func (r *replies) serve(conn net.Conn) {
 	defer conn.Close()
 	in := bufio.NewReader(conn)
 	for {
@@ -1105,10 +1098,11 @@ func serveReplies(conn net.Conn, reply *atomic.Value) {
 		text := "+OK\r\n"
 		switch {
 		case strings.HasPrefix(args[0], "eval"):
-			text = reply.Load().(string)
+			text = *r.script.Load()
 		case args[0] == "hello":
 			text = "-ERR unknown command\r\n"
 		}
+		<-time.After(r.delay)
 		if _, err := io.WriteString(conn, text); err != nil {
 			return
 		}
