@@ -1,0 +1,112 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/gin-ratelimit/ratelimit"
+	"github.com/gin-ratelimit/ratelimit/internal/redistest"
+)
+
+// Memory and Redis say the same, to the microsecond, whatever is asked of them: several limits that change, waits,
+// bans, returns and resets.
+func TestMemoryAgreesWithRedis(t *testing.T) {
+	proves(t, "Memory and Redis answer alike on random histories of all calls (rapid)", figure("100 histories of up to 60 calls"))
+	server := redistest.Start(t, redistest.WithClock())
+	clock := server.Clock()
+	admin := server.Client()
+	redisStore := openStore(t, server.Addr, patient)
+	limits := rapid.SliceOfN(rapid.SampledFrom([]ratelimit.Limit{
+		{Capacity: 5, Refill: ratelimit.PerSecond(10)}, {Capacity: 5, Refill: ratelimit.Rate{Tokens: 7, Per: 3 * time.Second}},
+		{Capacity: 12, Refill: ratelimit.PerSecond(10)}, {Capacity: 3, Refill: ratelimit.Every(86400 * time.Millisecond)},
+		{Capacity: 1, Refill: ratelimit.PerSecond(1_000_000)},
+	}), 1, 3)
+	ban := ratelimit.Ban{After: 3, Within: time.Second, For: 2 * time.Second, Max: 9 * time.Second}
+	rapid.Check(t, func(rt *rapid.T) {
+		type call struct {
+			pause   time.Duration
+			kind, n int
+			limits  []ratelimit.Limit
+			options ratelimit.TakeOptions
+		}
+		calls := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) call {
+			c := call{
+				pause: time.Duration(rapid.IntRange(0, 3_000_000).Draw(t, "µs")) * time.Microsecond,
+				kind:  rapid.IntRange(0, 9).Draw(t, "kind"), n: rapid.IntRange(0, 7).Draw(t, "n"), limits: limits.Draw(t, "limits"),
+			}
+			if rapid.Bool().Draw(t, "wait") {
+				c.options.MaxWait = time.Duration(rapid.IntRange(0, 2_000_000).Draw(t, "longest")) * time.Microsecond
+			}
+			if rapid.Bool().Draw(t, "ban") {
+				c.options.Ban = ban
+			}
+			return c
+		}), 1, 60).Draw(rt, "calls")
+		run := func(store ratelimit.OptionStore, advance func(time.Duration)) (answers []string) {
+			for _, c := range calls {
+				advance(c.pause)
+				var r ratelimit.Result
+				var err error
+				switch c.kind {
+				case 0:
+					err = store.Reset(context.Background(), "key")
+				case 1, 2:
+					r, err = store.Adjust(context.Background(), "key", c.n-3, c.limits)
+				default:
+					r, err = store.TakeWith(context.Background(), "key", c.n, c.limits, c.options)
+				}
+				r.Source = ratelimit.SourceUnknown
+				answers = append(answers, fmt.Sprintf("%+v %v", r, err))
+			}
+			return answers
+		}
+		if err := admin.FlushAll(t.Context()).Err(); err != nil {
+			rt.Fatal(err)
+		}
+		clock.Freeze(time.Unix(1_800_000_000, 0))
+		inRedis := run(redisStore, clock.Advance)
+		var inMemory []string
+		synctest.Test(t, func(*testing.T) { inMemory = run(ratelimit.NewMemoryStore(), time.Sleep) })
+		for i := range calls {
+			if inRedis[i] != inMemory[i] {
+				rt.Fatalf("call %d, %+v:\nredis  %s\nmemory %s", i, calls[i], inRedis[i], inMemory[i])
+			}
+		}
+	})
+}
+
+// A limiter, whatever its store, never admits more than the exact bucket, and refuses nobody whom that admits.
+func TestStoresAgreeWithModel(t *testing.T) {
+	proves(t, "Memory and Redis agree with a bucket in rational numbers on random limits (rapid)", figure("100 limits, 30 takes each"))
+	server := redistest.Start(t, redistest.WithClock())
+	clock := server.Clock()
+	clock.Freeze(time.Unix(1_800_000_000, 0))
+	redisStore := openStore(t, server.Addr, patient)
+	limit := rapid.Custom(func(t *rapid.T) ratelimit.Limit {
+		return ratelimit.Limit{Capacity: rapid.IntRange(1, 1000).Draw(t, "capacity"), Refill: ratelimit.Rate{
+			Tokens: rapid.IntRange(1, 1000).Draw(t, "tokens"), Per: time.Duration(rapid.Int64Range(1, int64(time.Hour)).Draw(t, "per")),
+		}}
+	}).Filter(func(l ratelimit.Limit) bool { return l.Validate() == nil })
+	round := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		l := limit.Draw(rt, "limit")
+		round++
+		agrees(t, prefixed{redisStore, fmt.Sprint(round)}, l, 30, clock.Advance)
+		synctest.Test(t, func(t *testing.T) { agrees(t, ratelimit.NewMemoryStore(), l, 30, time.Sleep) })
+	})
+}
+
+// prefixed keeps the keys of one round apart from the others'.
+type prefixed struct {
+	ratelimit.Store
+	prefix string
+}
+
+func (s prefixed) Take(ctx context.Context, key string, n int, limits []ratelimit.Limit) (ratelimit.Result, error) {
+	return s.Store.Take(ctx, s.prefix+key, n, limits)
+}

@@ -1,0 +1,54 @@
+package verify
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/gin-ratelimit/ratelimit"
+)
+
+// hoard is a limit that does not refill within a test, so that what was charged can be counted.
+var hoard = ratelimit.Limit{Capacity: 1_000_000, Refill: ratelimit.PerHour(1)}
+
+// openStore returns a store on a client of its own.
+func openStore(t *testing.T, addr string, opts ...ratelimit.RedisOption) *ratelimit.RedisStore {
+	t.Helper()
+	return storeOn(t, openClient(t, &redis.Options{Addr: addr}), opts...)
+}
+
+func openClient(t *testing.T, options *redis.Options) *redis.Client {
+	client := redis.NewClient(options)
+	t.Cleanup(func() { _ = client.Close() })
+	return client
+}
+
+func storeOn(t *testing.T, client redis.UniversalClient, opts ...ratelimit.RedisOption) *ratelimit.RedisStore {
+	t.Helper()
+	store, err := ratelimit.NewRedisStore(client, append([]ratelimit.RedisOption{ratelimit.WithDenyCache(0)}, opts...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store
+}
+
+// take withdraws n tokens, and fails the test where the store cannot decide.
+func take(t *testing.T, store ratelimit.Store, key string, n int, limits ...ratelimit.Limit) ratelimit.Result {
+	t.Helper()
+	r, err := store.Take(context.Background(), key, n, limits)
+	if err != nil {
+		t.Fatalf("Take(%q, %d): %v", key, n, err)
+	}
+	return r
+}
+
+// charged is how many tokens are missing from a hoard.
+func charged(t *testing.T, store ratelimit.Store, key string) int {
+	t.Helper()
+	return hoard.Capacity - take(t, store, key, 0, hoard).Remaining
+}
+
+// patient is a budget that a busy machine does not exceed, for what is not about time.
+var patient = ratelimit.WithTimeout(5 * time.Second)

@@ -1,0 +1,163 @@
+package verify
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+)
+
+// trial is what came of one case. Tests of the same case add to the same trial.
+type trial struct {
+	t *testing.T
+	*outcome
+}
+
+type outcome struct {
+	mu       sync.Mutex
+	tried    int
+	failed   bool
+	excess   measure[float64]
+	recovery measure[time.Duration]
+	p99, max time.Duration
+	budget   time.Duration
+	notes    []string
+}
+
+// measure is the worst that was seen, and what is allowed.
+type measure[T float64 | time.Duration] struct {
+	seen        bool
+	worst, most T
+}
+
+func (m *measure[T]) add(worst, most T) {
+	if !m.seen || worst > m.worst || worst == m.worst && most > m.most {
+		*m = measure[T]{true, worst, most}
+	}
+}
+
+var outcomes struct {
+	mu sync.Mutex
+	of map[string]*outcome
+}
+
+// try begins a case. It has survived if the test, and every other test of the case, passes.
+func try(t *testing.T, id string) *trial {
+	t.Helper()
+	if !slices.ContainsFunc(cases, func(c struct{ id, what, expected string }) bool { return c.id == id }) {
+		t.Fatalf("there is no case %s", id)
+	}
+	outcomes.mu.Lock()
+	defer outcomes.mu.Unlock()
+	if outcomes.of == nil {
+		outcomes.of = map[string]*outcome{}
+	}
+	o := outcomes.of[id]
+	if o == nil {
+		o = &outcome{}
+		outcomes.of[id] = o
+	}
+	t.Cleanup(func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.failed = o.failed || t.Failed() || t.Skipped()
+	})
+	return &trial{t, o}
+}
+
+// times counts how often the fault was made.
+func (c *trial) times(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tried += n
+}
+
+// clockGrain is the tokens by which two clocks may disagree: the log's is in nanoseconds, Redis' in microseconds.
+const clockGrain = 0.01
+
+// exceeds records the worst excess over the invariant, in tokens, which may be as much as the allowance.
+func (c *trial) exceeds(tokens, allowance float64) {
+	c.t.Helper()
+	tokens = max(0, tokens)
+	c.mu.Lock()
+	c.excess.add(tokens, allowance)
+	c.mu.Unlock()
+	if tokens > allowance+clockGrain {
+		c.t.Errorf("%.3f tokens more than the invariant allows were admitted; %.3f are accepted here", tokens, allowance)
+	}
+}
+
+// recovers records how long it took from the end of the fault to a decision in the slowest process.
+func (c *trial) recovers(took, most time.Duration) {
+	c.t.Helper()
+	took = max(0, took)
+	c.mu.Lock()
+	c.recovery.add(took, most)
+	c.mu.Unlock()
+	if took > most {
+		c.t.Errorf("recovered after %v, want at most %v", took, most)
+	}
+}
+
+// takes records how long decisions took. What is due is budget + 10 ms; what fails a test is more, because other
+// processes' load on this machine is not the library's fault, and the table has the exact figures.
+func (c *trial) takes(latencies []time.Duration, budget time.Duration) {
+	c.t.Helper()
+	if len(latencies) == 0 {
+		c.t.Error("no decision was made")
+		return
+	}
+	p99, worst := percentile(latencies, 99), percentile(latencies, 100)
+	c.mu.Lock()
+	if c.max == 0 || p99-budget > c.p99-c.budget {
+		c.p99, c.budget = p99, budget
+	}
+	c.max = max(c.max, worst)
+	c.mu.Unlock()
+	gross := grossDelay()
+	if p99 > budget+gross {
+		c.t.Errorf("the 99th percentile of decisions is %v, the budget %v", p99, budget)
+	}
+	if worst > budget+10*gross {
+		c.t.Errorf("a decision took %v, the budget is %v", worst, budget)
+	}
+}
+
+// note adds a figure to the table.
+func (c *trial) note(format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if text := fmt.Sprintf(format, args...); !slices.Contains(c.notes, text) {
+		c.notes = append(c.notes, text)
+	}
+}
+
+// grossDelay is what other processes cannot be blamed for. With -short, which mostly runs under the race detector and
+// beside other tests, that is more.
+func grossDelay() time.Duration { return time.Duration(pick(100, 1000)) * time.Millisecond }
+
+func percentile(durations []time.Duration, p int) time.Duration {
+	sorted := slices.Sorted(slices.Values(durations))
+	return sorted[(len(sorted)-1)*p/100]
+}
+
+// pick returns the full number of repetitions, or the one for -short.
+func pick(full, short int) int {
+	if testing.Short() {
+		return short
+	}
+	return full
+}
+
+// eventually polls a condition, and fails the test where it does not come true.
+func eventually(t *testing.T, within time.Duration, what string, done func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(within)
+	for !done() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", within, what)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
