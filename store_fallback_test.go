@@ -1,6 +1,7 @@
 package ratelimit_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -1136,7 +1137,7 @@ func (o *outages) check() (fallback, both float64) {
 	for p := range each {
 		each[p] = part
 	}
-	slices.SortStableFunc(o.entries, func(a, b admission) int { return int(a.at - b.at) })
+	slices.SortStableFunc(o.entries, func(a, b admission) int { return cmp.Compare(a.at, b.at) })
 	for _, e := range o.entries {
 		ok := all.add(e.at, int64(e.n)*token)
 		if e.source == ratelimit.SourceFallback {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -109,11 +110,13 @@ func TestDenyCacheShieldsRedis(t *testing.T) {
 	require.True(t, r.Allowed)
 
 	before, start := server.CommandCalls("evalsha"), time.Now()
+	var takes atomic.Int64
 	var hammers sync.WaitGroup
 	for range 8 {
 		hammers.Go(func() {
 			for time.Since(start) < 1500*time.Millisecond {
 				r, err := store.Take(ctx, "key", 1, limits)
+				takes.Add(1)
 				if err != nil || r.Allowed {
 					t.Errorf("allowed %v, error %v", r.Allowed, err)
 					return
@@ -122,10 +125,11 @@ func TestDenyCacheShieldsRedis(t *testing.T) {
 		})
 	}
 	hammers.Wait()
-	// The first refusals race for the cache; then it is one call each 0.8 s.
+	// The first refusals race for the cache, and then it is one call each 0.8 s. On a busy machine the one may be
+	// late, and all ask again.
 	calls := server.CommandCalls("evalsha") - before
-	t.Logf("%d calls in %v", calls, time.Since(start).Round(time.Millisecond))
-	require.LessOrEqual(t, calls, int64(8+2))
+	t.Logf("%d takes were %d calls in %v", takes.Load(), calls, time.Since(start).Round(time.Millisecond))
+	require.Less(t, 50*calls, takes.Load())
 
 	require.NoError(t, store.Reset(ctx, "key"))
 	require.Eventually(t, func() bool { // Redis forgets a millisecond later.

@@ -152,7 +152,7 @@ func quick(t *testing.T, root, tests string) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "go", "test", "-short", "-failfast", "-count=1", "-vet=off", "-timeout=90s",
+	cmd := exec.CommandContext(ctx, "go", "test", "-short", "-failfast", "-count=1", "-vet=off", "-ldflags=-s -w", "-timeout=90s",
 		"-run", tests, "-skip", slowTests, ".")
 	cmd.Dir = root
 	cmd.WaitDelay = 5 * time.Second
