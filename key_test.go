@@ -106,6 +106,22 @@ func TestByClientIPBehindAJunkHeader(t *testing.T) {
 	}
 }
 
+// Junk in a header that Gin does not read must not move a client to its proxy's bucket.
+func TestByClientIPWithJunkThatGinDoesNotRead(t *testing.T) {
+	platform := behind(proxyIP)
+	platform.TrustedPlatform = "X-Platform"
+	realIP := behind(proxyIP)
+	realIP.RemoteIPHeaders = []string{"X-Real-IP"}
+	for name, router := range map[string]*gin.Engine{"X-Platform": platform, "X-Real-IP": realIP} {
+		t.Run(name, func(t *testing.T) {
+			for _, junk := range []string{"junk", "6.6.6.6, junk", "junk, 6.6.6.6"} {
+				c := newContext(router, peer(proxyIP+":1"), header(name, clientIP), header("X-Forwarded-For", junk))
+				require.Equal(t, clientIP, ratelimit.ByClientIP(c), junk)
+			}
+		})
+	}
+}
+
 func TestTrustedPlatform(t *testing.T) {
 	router := engine()
 	router.TrustedPlatform = "X-Platform"

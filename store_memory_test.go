@@ -1,6 +1,7 @@
 package ratelimit_test
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -33,7 +34,7 @@ var perHour = ratelimit.Limit{Capacity: 5, Refill: ratelimit.PerHour(5)}
 
 // A flood of new keys must not reset those that are drained, nor take more memory than was allowed.
 func TestMemoryFlood(t *testing.T) {
-	for _, most := range []int{1, 2, 10, 1000, 5000, 20_000} {
+	for _, most := range []int{1, 2, 10, 1000, 5000} {
 		t.Run(fmt.Sprint(most), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				store := ratelimit.NewMemoryStore(ratelimit.WithMaxKeys(most))
@@ -124,7 +125,7 @@ func TestMemoryIsReturned(t *testing.T) {
 	for name, limits := range map[string][]ratelimit.Limit{"one limit": {second}, "two": {second, two}} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				store := ratelimit.NewMemoryStore(ratelimit.WithMaxKeys(100_000))
+				store := ratelimit.NewMemoryStore(ratelimit.WithMaxKeys(20_000))
 				key := 0
 				come := func(keys int) {
 					for range keys {
@@ -133,21 +134,21 @@ func TestMemoryIsReturned(t *testing.T) {
 					}
 					time.Sleep(time.Second)
 				}
-				come(50_000)
-				if n := store.Len(); n != 50_000 {
-					t.Errorf("%d keys, want 50,000", n)
+				come(5000)
+				if n := store.Len(); n != 5000 {
+					t.Errorf("%d keys, want 5000", n)
 				}
 				for range 5 {
-					come(50_000)
+					come(5000)
 				}
-				if n := store.Len(); n > 75_000 {
-					t.Errorf("%d keys, of which 50,000 were in use at a time", n)
+				if n := store.Len(); n > 7500 {
+					t.Errorf("%d keys, of which 5000 were in use at a time", n)
 				}
 				for range 100 {
-					come(1000)
+					come(100)
 				}
-				if n := store.Len(); n > 5000 {
-					t.Errorf("%d keys, of which 1000 were in use at a time, for long", n)
+				if n := store.Len(); n > 500 {
+					t.Errorf("%d keys, of which 100 were in use at a time, for long", n)
 				}
 			})
 		})
@@ -223,7 +224,7 @@ func TestNewMemoryStorePanics(t *testing.T) {
 // Many goroutines on few keys, while time really passes: never more than C + r·t.
 func TestMemoryHammered(t *testing.T) {
 	const goroutines, keys = 64, 3
-	limit := ratelimit.Limit{Capacity: 1000, Refill: ratelimit.PerSecond(10_000)}
+	limit := ratelimit.Limit{Capacity: 100, Refill: ratelimit.PerSecond(1000)}
 	store := ratelimit.NewMemoryStore()
 	var admitted, refused [keys]atomic.Int64
 	var taking sync.WaitGroup
@@ -246,7 +247,7 @@ func TestMemoryHammered(t *testing.T) {
 	}
 	taking.Wait()
 	took := time.Since(start)
-	bound := int64(limit.Capacity) + took.Microseconds()/100
+	bound := int64(limit.Capacity) + took.Milliseconds() + 1
 	for key := range admitted {
 		got := admitted[key].Load()
 		if refused[key].Load() == 0 {
@@ -276,12 +277,17 @@ func TestMemoryGrowsWhileInUse(t *testing.T) {
 					if random.IntN(20) == 0 {
 						limits = wide // the key moves from its slot to where it can be any
 					}
-					if mustTake(t, store, fmt.Sprint("counted", k), 1, limits...).Allowed {
+					r, err := store.Take(ctx, fmt.Sprint("counted", k), 1, limits)
+					if r.Allowed {
 						admitted[k].Add(1)
 					}
-					mustTake(t, store, fmt.Sprint("flood", g, i), 1, perHour)
+					_, floodErr := store.Take(ctx, fmt.Sprint("flood", g, i), 1, wide[:1])
 					if random.IntN(10) == 0 {
 						_ = store.Reset(ctx, fmt.Sprint("flood", g, random.IntN(i+1)))
+					}
+					if err := errors.Join(err, floodErr); err != nil {
+						t.Error(err)
+						return
 					}
 				}
 			})

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -251,8 +252,8 @@ func (s *RedisStore) run(ctx context.Context, numbers int, key string, args []an
 		return nil, fmt.Errorf("ratelimit: redis key %q: %w; delete it, or use another WithKeyPrefix: %w", clip(key), ErrForeignState, err)
 	case err != nil:
 		return nil, fmt.Errorf("ratelimit: redis: %w", err)
-	case len(reply) != numbers:
-		return nil, fmt.Errorf("ratelimit: redis: reply %v: want %d numbers", reply, numbers)
+	case len(reply) != numbers, reply[0] > 1, slices.ContainsFunc(reply, func(n int64) bool { return n < 0 || n > maxDeficit }):
+		return nil, fmt.Errorf("ratelimit: redis: reply %v: want %d numbers from 0 to %d, the first at most 1", reply, numbers, int64(maxDeficit))
 	}
 	return reply, nil
 }

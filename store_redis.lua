@@ -49,7 +49,7 @@ if #ARGV == 4 then
 end
 
 -- What does not parse is not ours: never overwritten, and never taken for a full bucket.
-local ours = true
+local ours = not state or not (string.find(state, '  ', 1, true) or string.sub(state, -1) == ' ')
 
 -- The numbers of a text, and those from the given one on as buckets.
 local function parse(text, first)

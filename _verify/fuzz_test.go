@@ -69,7 +69,10 @@ func pretend(conn net.Conn, replies <-chan string) {
 			return
 		}
 		reply := "+OK\r\n"
-		if strings.HasPrefix(words[0], "eval") {
+		switch {
+		case strings.EqualFold(words[0], "hello"):
+			reply = "-ERR unknown command\r\n" // As Redis 5 says.
+		case strings.HasPrefix(words[0], "eval"):
 			reply = <-replies
 		}
 		if _, err := io.WriteString(conn, reply); err != nil {

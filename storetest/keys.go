@@ -1,7 +1,9 @@
 package storetest
 
 import (
+	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unsafe"
@@ -28,7 +30,21 @@ func hardKeys() []string {
 		long := strings.Repeat("x", n-1)
 		keys = append(keys, long+"a", long+"b", "b"+long) // they differ at the very end, or at the very beginning
 	}
-	return keys
+	// Stores that put short keys into words must not mix up bytes and lengths.
+	for _, a := range "\x00\x01\x7f" {
+		for _, b := range []string{"\x00", "\x01", "\x7f", "\x80", "\xff"} {
+			keys = append(keys, "\x80"+string(a)+b, b+string(a)+"\xff", b+b+string(a), string(a)+b)
+		}
+	}
+	for _, n := range []int{7, 8, 9, 15, 16, 17} {
+		for i := range n {
+			key := bytes.Repeat([]byte{'k'}, n)
+			key[i] = 0xeb // 'k' with its highest bit
+			keys = append(keys, string(key))
+		}
+	}
+	slices.Sort(keys)
+	return slices.Compact(keys)
 }
 
 // From each key another number of tokens is taken, and each must then lack as many.
