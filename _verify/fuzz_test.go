@@ -34,6 +34,7 @@ func FuzzReply(f *testing.F) {
 			go pretend(conn, replies)
 		}
 	}()
+	f.Cleanup(func() { close(replies) })
 	limit := ratelimit.Limit{Capacity: 5, Refill: ratelimit.PerSecond(1)}
 	f.Fuzz(func(t *testing.T, reply string) {
 		client := redis.NewClient(&redis.Options{
@@ -73,7 +74,10 @@ func pretend(conn net.Conn, replies <-chan string) {
 		case strings.EqualFold(words[0], "hello"):
 			reply = "-ERR unknown command\r\n" // As Redis 5 says.
 		case strings.HasPrefix(words[0], "eval"):
-			reply = <-replies
+			var more bool
+			if reply, more = <-replies; !more {
+				return // The take was given up before its reply was put in, and the test is over.
+			}
 		}
 		if _, err := io.WriteString(conn, reply); err != nil {
 			return
