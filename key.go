@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -32,10 +33,24 @@ type KeyFunc func(*gin.Context) string
 func ByClientIP(c *gin.Context) string {
 	ip := c.ClientIP()
 	key := AddressKey(ip)
-	if key == "" || junkBefore(ip, c.Request.Header["X-Forwarded-For"]) {
+	if key == "" || junkBefore(ip, c.Request.Header[forwardedFor]) && readsForwardedFor(c) {
 		return ByRemoteIP(c)
 	}
 	return key
+}
+
+const forwardedFor = "X-Forwarded-For"
+
+// readsForwardedFor reports whether Gin would take the client's address from X-Forwarded-For if it held one. It may
+// be told to prefer other headers, which junk in this one must not discredit.
+func readsForwardedFor(c *gin.Context) bool {
+	const example = "192.0.2.1" // RFC 5737: nobody's.
+	request, changed := c.Request, *c.Request
+	changed.Header = maps.Clone(request.Header)
+	changed.Header[forwardedFor] = []string{example}
+	c.Request = &changed
+	defer func() { c.Request = request }()
+	return c.ClientIP() == example
 }
 
 // junkBefore reports whether the addresses in X-Forwarded-For, read from the right as proxies append to it, have
