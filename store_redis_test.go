@@ -316,6 +316,7 @@ func TestRedisForeignState(t *testing.T) {
 		"b1 1 10", "b1 1 10 100000", "b1 1 10 100000 1", "b1 1" + bucket + " 1", "b1 1" + bucket + " 10 100000 1", "b1" + bucket,
 		"b1 -1" + bucket, "b1 +1" + bucket, "b1 1.5" + bucket, "b1 1e3" + bucket, "b1 0x1" + bucket, "b1 1 10 100000 1 -5", "b1 1 10 100000 1 0.5",
 		"b1 nan" + bucket, "b1 inf" + bucket, "b1 1 10 100000 1 inf", "b1 1 ten 100000 1 0",
+		"b1  1" + bucket, "b1 1 " + bucket, "b1 1" + bucket + " ", "b1 1  10 100000 1 0 ban" + bucket + bucket,
 		"b1 9007199254740992" + bucket, "b1 1 9007199254740992 1 1 0", "b1 1 1 9007199254740992 1 0", "b1 1 1 1 9007199254740992 0",
 		"b1 1 10 100000 1 9007199254740992", "b1 1" + bucket + " 10 100000 1 9007199254740992", "b1 1 10 100000 1 " + strings.Repeat("9", 400),
 		"b1 1 0 100000 1 0", "b1 1 10 0 1 0", "b1 1 10 100000 0 0", "b1 1 4503599627370497 1 1 0", "b1 1 67108865 67108864 1 0",
@@ -1044,7 +1045,8 @@ func TestRedisRepliesAreChecked(t *testing.T) {
 	for _, bad := range []string{
 		"+OK\r\n", ":1\r\n", "$3\r\nabc\r\n", "$-1\r\n", "*-1\r\n", "*0\r\n", "*1\r\n:1\r\n", "*2\r\n:1\r\n:0\r\n",
 		"*4\r\n:1\r\n:0\r\n:0\r\n:0\r\n", "*3\r\n:1\r\n:0\r\n$3\r\nabc\r\n", "*3\r\n:1\r\n:0\r\n*1\r\n:0\r\n",
-		"*3\r\n+OK\r\n:0\r\n:0\r\n", "-ERR no\r\n", "-NOSCRIPT no\r\n", "-LOADING no\r\n", "-OOM no\r\n", "-BUSY no\r\n", "-READONLY no\r\n",
+		"*3\r\n+OK\r\n:0\r\n:0\r\n", "*3\r\n:2\r\n:0\r\n:0\r\n", "*3\r\n:-1\r\n:0\r\n:0\r\n", "*3\r\n:1\r\n:-1\r\n:0\r\n",
+		"*3\r\n:1\r\n:0\r\n:-1\r\n", "*3\r\n:1\r\n:0\r\n:9007199254740992\r\n", "*3\r\n:0\r\n:9223372036854775807\r\n:0\r\n", "-ERR no\r\n", "-NOSCRIPT no\r\n", "-LOADING no\r\n", "-OOM no\r\n", "-BUSY no\r\n", "-READONLY no\r\n",
 		"-MISCONF no\r\n", "-NOAUTH no\r\n", "!\r\n", "\r\n",
 	} {
 		replies.script.Store(&bad)
