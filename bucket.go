@@ -147,31 +147,41 @@ func (s *scale) units(n int64) int64 {
 	return n * s.token
 }
 
-// takeOver returns what is left, so many ticks later, of a deficit that was counted by another limit. From
-// where it was last counted on, the bucket refills at the new rate. But if it is full by the old one, it is full:
-// it may have been evicted as such, and eviction must not change a decision.
-func (s *scale) takeOver(deficit int64, from scale, ticks int64) int64 {
-	if from != *s && from.refill(deficit, ticks) == 0 {
-		return 0
+// takeOver returns what becomes, so many ticks later, of a deficit that was counted by another limit, and the scale
+// to go on counting it by. It refills at s's rate from where it was last counted. But if it is full by the old
+// limit it is full: it may have been evicted as such, and eviction must not change a decision.
+//
+// A larger capacity than before is there at once. A smaller one keeps of the tokens in the bucket what it can hold,
+// but goes on counting by the larger until the bucket is full by that: versions of a program with different limits,
+// side by side on one key, then admit together what the largest capacity and rate would. If the smaller one
+// counted by its own capacity, the larger would find tokens again that it has already given out.
+func (s *scale) takeOver(deficit int64, from scale, ticks int64) (int64, scale) {
+	if from.refill(deficit, ticks) == 0 {
+		return 0, *s
 	}
-	return s.refill(s.carry(deficit, from), ticks)
+	deficit = convert(deficit, from.token, s.token)
+	kept := *s
+	switch {
+	case from.capacity <= s.capacity:
+	case from.capacity <= maxUnits/s.token:
+		kept.capacity = from.capacity
+	default: // Too large to be counted at this rate: forgotten, with what a bucket of s cannot lack.
+		deficit = min(deficit, s.size())
+	}
+	return max(s.refill(deficit, ticks), kept.size()-s.size()), kept
 }
 
-// carry puts a deficit into the units of another limit. Partial tokens are rounded up in units, so that versions
-// of a program with old and new limits can take turns without minting. Debts and what a smaller capacity cannot
-// hold are forgiven, so that nobody waits for tokens that the new limit does not know.
-func (s *scale) carry(deficit int64, from scale) int64 {
-	if from.capacity == s.capacity && from.token == s.token {
+// convert puts a deficit into units of another size. Parts of a token are rounded up, so that going to and fro
+// mints nothing.
+func convert(deficit, from, to int64) int64 {
+	if from == to {
 		return deficit
 	}
-	if from.token != s.token {
-		whole, part := deficit/from.token, deficit%from.token
-		if whole >= s.capacity {
-			return s.size()
-		}
-		deficit = whole*s.token + mulDivUp(part, s.token, from.token)
+	whole, part := deficit/from, deficit%from
+	if whole > maxDeficit/to {
+		return maxDeficit
 	}
-	return min(deficit, s.size())
+	return min(whole*to+mulDivUp(part, to, from), maxDeficit)
 }
 
 // mulDivUp is ⌈a·b/c⌉, exact through 128 bits. The quotient must fit an int64.

@@ -184,8 +184,9 @@ func TestAdjustments(t *testing.T) {
 	}
 }
 
-func TestCarry(t *testing.T) {
+func TestTakeOver(t *testing.T) {
 	r := newNumbers(t)
+	larger, forgotten := 0, 0
 	for range bucketRounds {
 		from, to, deficit := r.scale(), r.scale(), r.upTo(maxDeficit)
 		switch r.IntN(4) {
@@ -195,43 +196,108 @@ func TestCarry(t *testing.T) {
 		case 1:
 			to.token, to.capacity = from.token, from.capacity
 		}
-		want := bigInt(deficit)
+		missing := bigInt(deficit)
 		if from.token != to.token {
-			whole, part := new(big.Int).DivMod(want, bigInt(from.token), new(big.Int))
-			want = add(new(big.Int).Mul(whole, bigInt(to.token)), ceilDiv(new(big.Int).Mul(part, bigInt(to.token)), bigInt(from.token)))
+			whole, part := new(big.Int).DivMod(missing, bigInt(from.token), new(big.Int))
+			missing = add(new(big.Int).Mul(whole, bigInt(to.token)), ceilDiv(new(big.Int).Mul(part, bigInt(to.token)), bigInt(from.token)))
+			missing = least(missing, bigInt(maxDeficit))
 		}
-		if from.token != to.token || from.capacity != to.capacity {
-			want = least(want, mul(to.capacity, to.token))
-		}
-		same(t, "carry", to.carry(deficit, from), want, from, to, deficit)
+		same(t, "convert", convert(deficit, from.token, to.token), missing, from, to, deficit)
 
+		kept := to
+		if from.capacity > to.capacity {
+			if mul(from.capacity, to.token).Cmp(bigInt(maxUnits)) <= 0 {
+				kept.capacity = from.capacity
+				larger++
+			} else {
+				missing = least(missing, mul(to.capacity, to.token))
+				forgotten++
+			}
+		}
 		ticks := r.upTo(maxDeficit)
 		if r.IntN(2) == 0 {
 			ticks = max(0, from.untilFull(deficit)+r.Int64N(3)-1) // around the moment of fullness by the old limit
 		}
-		want = most(zero, sub(want, mul(ticks, to.perTick)))
+		// No more tokens than the new limit can hold, of a bucket of the size that is kept.
+		want := most(sub(missing, mul(ticks, to.perTick)), mul(kept.capacity-to.capacity, to.token))
 		if mul(ticks, from.perTick).Cmp(bigInt(deficit)) >= 0 {
-			want = zero
+			want, kept = zero, to
 		}
-		same(t, "takeOver", to.takeOver(deficit, from, ticks), want, from, to, deficit, ticks)
+		got, scale := to.takeOver(deficit, from, ticks)
+		same(t, "takeOver", got, want, from, to, deficit, ticks)
+		if scale != kept {
+			t.Fatalf("%+v took over from %+v: counts on by %+v, want %+v", to, from, scale, kept)
+		}
+	}
+	if larger < bucketRounds/20 || forgotten < bucketRounds/200 {
+		t.Errorf("a larger capacity was kept %d times and forgotten %d times", larger, forgotten)
 	}
 }
 
-// To and fro between two limits mints nothing: what is missing, in tokens, is never less than before.
-func TestCarryMintsNothing(t *testing.T) {
+// To and fro between two sizes of token mints nothing: what is missing is never less than before.
+func TestConvertMintsNothing(t *testing.T) {
 	r := newNumbers(t)
 	for range bucketRounds / 10 {
-		a, b := r.scale(), r.scale()
-		b.capacity = min(a.capacity, maxUnits/b.token)
-		a.capacity = b.capacity
-		deficit := r.upTo(a.size())
+		a, b := r.from1To(maxUnits), r.from1To(maxUnits)
+		deficit := r.upTo(min(maxDeficit, maxDeficit/b*a))
 		before := deficit
 		for range 4 {
-			deficit = a.carry(b.carry(deficit, a), b)
-			if deficit < before || deficit > a.size() {
-				t.Fatalf("of %d units missing from %+v there were %d after going over to %+v and back", before, a, deficit, b)
+			deficit = convert(convert(deficit, a, b), b, a)
+			if deficit < before {
+				t.Fatalf("of %d units missing, %d a token, %d were missing after going over to %d a token and back", before, a, deficit, b)
 			}
 		}
+	}
+}
+
+// Whatever limits take turns on a bucket, together they admit no more than the largest capacity and the largest rate
+// do, and what is refused is admitted after its wait and not before.
+func TestLimitsInTurns(t *testing.T) {
+	r := newNumbers(t)
+	refused := 0
+	for range 300 {
+		limits := make([]scale, 2+r.IntN(2))
+		capacity, rate := int64(0), new(big.Rat)
+		for i := range limits {
+			limits[i], _ = newScale(r.from1To(60), r.from1To(100), 1e9*r.from1To(60))
+			capacity = max(capacity, limits[i].capacity)
+			if perTick := big.NewRat(limits[i].perTick, limits[i].token); perTick.Cmp(rate) > 0 {
+				rate = perTick
+			}
+		}
+		deficit, by, last := int64(0), limits[0], int64(0)
+		now, admitted := int64(0), int64(0)
+		for range 300 {
+			s := limits[r.IntN(len(limits))]
+			now += r.upTo(s.untilFull(s.size()) / r.from1To(200))
+			take := change{n: r.from1To(s.capacity)}
+			at := func(tick int64) (left int64, kept scale, allowed bool) {
+				left, kept = s.takeOver(deficit, by, tick-last)
+				left, allowed = take.of(&s, left-kept.size()+s.size())
+				return left, kept, allowed
+			}
+			left, kept, allowed := at(now)
+			if !allowed {
+				refused++
+				wait := take.retry(&s, left)
+				if _, _, early := at(now + wait - 1); early && now+wait-1-last < by.untilFull(deficit) {
+					t.Fatalf("%+v: admitted before its wait of %d was over", s, wait)
+				}
+				if _, _, late := at(now + wait); !late {
+					t.Fatalf("%+v: refused after its wait of %d", s, wait)
+				}
+				continue
+			}
+			deficit, by, last = left+kept.size()-s.size(), kept, now
+			admitted += take.n
+			most := new(big.Rat).Mul(rate, new(big.Rat).SetInt64(now))
+			if most.Add(most, new(big.Rat).SetInt64(capacity)).Cmp(new(big.Rat).SetInt64(admitted)) < 0 {
+				t.Fatalf("%+v admitted %d in %d ticks, which is more than %v", limits, admitted, now, most)
+			}
+		}
+	}
+	if refused < 1000 {
+		t.Errorf("only %d refusals", refused)
 	}
 }
 

@@ -440,14 +440,15 @@ func TestWithLimitFunc(t *testing.T) {
 			}
 		})
 	}
-	t.Run("a client whose plan changes keeps what it has spent", func(t *testing.T) {
+	t.Run("a client whose plan changes keeps what it has left", func(t *testing.T) {
 		h := serving(perMinute(1, ratelimit.WithLimitFunc(func(c *gin.Context) []ratelimit.Limit {
 			return plans[c.GetHeader("Plan")]
 		})))
 		require.Equal(t, 200, ask(h, header("Plan", "pro")).status)
 		require.Equal(t, 200, ask(h, header("Plan", "pro")).status)
+		require.Equal(t, 200, ask(h).status)
 		require.Equal(t, 429, ask(h).status)
-		require.Equal(t, 429, ask(h).status)
+		require.Equal(t, 429, ask(h, header("Plan", "pro")).status)
 	})
 }
 

@@ -10,8 +10,12 @@ import (
 
 // Store is where buckets live. [MemoryStore] keeps them in this process, [RedisStore] in Redis, and both
 // decide alike, bit for bit. A Store holds no configuration: limits come with every call, so one Store
-// serves any number of limiters, and a changed limit keeps its bucket. Package storetest has the
-// conformance suite for other implementations.
+// serves any number of limiters. Package storetest has the conformance suite for other implementations.
+//
+// A changed limit keeps its bucket. A new rate counts from the last take on. A larger capacity is there at once; a
+// smaller one keeps of the tokens in the bucket what it can hold, and the store remembers the larger until
+// the bucket is full by that. So versions of a program with different limits, side by side on one key, admit
+// together no more than one with the largest capacity and rate.
 //
 // A key has one bucket per limit, matched by position. The buckets of positions that a call does not name
 // are left alone. Implementations are safe for concurrent use, and copy key if they keep it: the caller
@@ -27,7 +31,7 @@ type Store interface {
 	// Adjust corrects earlier takes once the real cost is known: n > 0 gives tokens back to each of key's
 	// buckets, never above the capacity; n < 0 takes tokens that were already spent, without refusing,
 	// which may leave a debt that has to refill before anything is admitted. n == 0 changes nothing.
-	// A debt is at most 2^53 units (see [Limit]), and is forgiven where the limit changes.
+	// A debt is at most 2^53 units (see [Limit]).
 	//
 	// The Result is the look afterwards.
 	Adjust(ctx context.Context, key string, n int, limits []Limit) (Result, error)

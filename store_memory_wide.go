@@ -45,10 +45,24 @@ func (l level) after(ticks int64) level {
 	return l
 }
 
-// under is the bucket so many ticks later, under another limit.
+// under is the bucket so many ticks later, taken over by a limit.
 func (l level) under(s scale, ticks int64) level {
-	return level{s, s.takeOver(l.deficit, l.scale, ticks)}
+	deficit, kept := s.takeOver(l.deficit, l.scale, ticks)
+	return level{kept, deficit}
 }
+
+// renewed is under, for the buckets of a ban. Other options for it forgive what they would not count, for the debt
+// of a ban is time, and at another rate would be another time.
+func (l level) renewed(s scale, ticks int64) level {
+	if l.scale == s {
+		return l.after(ticks)
+	}
+	u := l.under(s, ticks)
+	return level{s, min(u.deficit-u.beyond(s), s.size())}
+}
+
+// beyond is by how many units the bucket is larger than it is for a limit that took it over.
+func (l level) beyond(s scale) int64 { return l.scale.size() - s.size() }
 
 // apply makes a change to all the limits' buckets or to none, and reports whether anything has changed.
 func (b *wideBucket) apply(source Source, now int64, c *change, limits []Limit, scales []scale) (r Result, changed bool) {
@@ -70,7 +84,7 @@ func (b *wideBucket) apply(source Source, now int64, c *change, limits []Limit, 
 	if c.ban != nil {
 		carried := [2]level{{scale: c.ban.strikes}, {scale: c.ban.memory}}
 		if b.ban != nil {
-			carried = [2]level{b.ban[0].under(c.ban.strikes, elapsed), b.ban[1].under(c.ban.memory, elapsed)}
+			carried = [2]level{b.ban[0].renewed(c.ban.strikes, elapsed), b.ban[1].renewed(c.ban.memory, elapsed)}
 		}
 		next.ban = &carried
 	}
@@ -83,7 +97,7 @@ func (b *wideBucket) apply(source Source, now int64, c *change, limits []Limit, 
 		o.allowed = o.banned == 0
 	}
 	for i := range scales {
-		o.deficits[i] = next.levels[i].deficit
+		o.deficits[i] = next.levels[i].deficit - next.levels[i].beyond(scales[i])
 		_, ok := c.of(&scales[i], o.deficits[i])
 		o.allowed = o.allowed && ok
 	}
@@ -91,7 +105,7 @@ func (b *wideBucket) apply(source Source, now int64, c *change, limits []Limit, 
 	case o.allowed:
 		for i := range scales {
 			o.deficits[i], _ = c.of(&scales[i], o.deficits[i])
-			next.levels[i].deficit = o.deficits[i]
+			next.levels[i].deficit = min(o.deficits[i]+next.levels[i].beyond(scales[i]), maxDeficit)
 		}
 		changed = c.n != 0
 	case c.ban != nil && o.banned == 0 && c.n > 0: // A look is no offence.

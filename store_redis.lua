@@ -116,26 +116,37 @@ local function muldivup(a, b, c)
   return q
 end
 
--- Puts a deficit into the units of another limit; scale.carry in bucket.go says why.
-local function carry(bucket, capacity, token)
-  local deficit, from = bucket[4], bucket[2]
-  if from == token and bucket[1] == capacity then return deficit end
-  if from ~= token then
-    local part = math.fmod(deficit, from)
-    local whole = (deficit - part) / from
-    if whole >= capacity then return capacity * token end
-    deficit = whole * token + muldivup(part, token, from)
-  end
-  return math.min(deficit, capacity * token)
+-- Puts a deficit into units of another size, as bucket.go does.
+local function convert(deficit, from, to)
+  if from == to then return deficit end
+  local part = math.fmod(deficit, from)
+  return math.min((deficit - part) / from * to + muldivup(part, to, from), 9007199254740991)
 end
 
--- What a bucket holds now, under the limit that is asked for.
+-- A bucket as it is now, taken over by the limit that is asked for: the limit's numbers, what is missing by it,
+-- and by how many tokens the bucket is larger; scale.takeOver in bucket.go says why.
 local function current(stored, limit)
   local capacity, token, pertick = string.match(limit, '^(%d+) (%d+) (%d+)$')
-  local bucket = {tonumber(capacity), tonumber(token), tonumber(pertick), 0}
+  local bucket = {tonumber(capacity), tonumber(token), tonumber(pertick), 0, 0}
   -- Full by its old limit, it is full: it may have expired as such.
-  if stored and refill(stored[4], stored[3]) > 0 then
-    bucket[4] = refill(carry(stored, bucket[1], bucket[2]), bucket[3])
+  if not stored or refill(stored[4], stored[3]) == 0 then return bucket end
+  local deficit = convert(stored[4], stored[2], bucket[2])
+  if stored[1] > bucket[1] then
+    if stored[1] * bucket[2] <= 4503599627370496 then
+      bucket[5] = stored[1] - bucket[1]
+    else
+      deficit = math.min(deficit, bucket[1] * bucket[2])
+    end
+  end
+  bucket[4] = math.max(0, refill(deficit, bucket[3]) - bucket[5] * bucket[2])
+  return bucket
+end
+
+-- The same for a bucket of a ban: other options for it forgive what they would not count.
+local function renewed(stored, limit)
+  local bucket = current(stored, limit)
+  if stored and (stored[1] ~= bucket[1] or stored[2] ~= bucket[2] or stored[3] ~= bucket[3]) then
+    bucket[4], bucket[5] = math.min(bucket[4], bucket[1] * bucket[2]), 0
   end
   return bucket
 end
@@ -149,7 +160,7 @@ end
 local limits, strikes, memory, shortest, longest = #ARGV, nil, nil, nil, nil
 if ARGV[limits] == 'ban' then
   limits = limits - 5
-  strikes, memory = current(bans[1], ARGV[limits + 1]), current(bans[2], ARGV[limits + 2])
+  strikes, memory = renewed(bans[1], ARGV[limits + 1]), renewed(bans[2], ARGV[limits + 2])
   shortest, longest = tonumber(ARGV[limits + 3]), tonumber(ARGV[limits + 4])
 end
 local function banned()
@@ -195,8 +206,10 @@ if not strikes and bans[1] then
 end
 local fields, full = {string.format('b1 %.0f', now + late)}, 0
 local function write(bucket)
-  fields[#fields + 1] = string.format('%.0f %.0f %.0f %.0f', bucket[1], bucket[2], bucket[3], bucket[4])
-  full = math.max(full, math.ceil(bucket[4] / bucket[3]))
+  local larger = bucket[5] or 0
+  local deficit = math.min(bucket[4] + larger * bucket[2], 9007199254740991)
+  fields[#fields + 1] = string.format('%.0f %.0f %.0f %.0f', bucket[1] + larger, bucket[2], bucket[3], deficit)
+  full = math.max(full, math.ceil(deficit / bucket[3]))
 end
 for _, bucket in ipairs(asked) do write(bucket) end
 if strikes and strikes[4] + memory[4] > 0 then

@@ -10,9 +10,6 @@ import (
 
 // Versions of a program with different limits run side by side on the same keys, as in a deployment.
 func TestB05ChangedLimits(t *testing.T) {
-	if testing.Short() {
-		t.Skip("fails: capacities that take turns mint tokens, as the README's known limits say")
-	}
 	c := try(t, "B5")
 	old := ratelimit.Limit{Capacity: 20, Refill: ratelimit.PerSecond(20)}
 	for _, next := range []ratelimit.Limit{

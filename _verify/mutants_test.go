@@ -17,13 +17,13 @@ type mutant struct{ file, why, before, after string }
 // quickTests are those of the root package that judge decisions and stored states; the others are about what is
 // around them, or wait.
 const (
-	quickTests = `^Test(Refill|Takes|Adjustments|Carry|MulDivUp|Bounds|Rates|Redis|Memory|Ban|Refusals|Hammer|Wrong|Argument)`
+	quickTests = `^Test(Refill|Takes|Adjustments|TakeOver|Convert|Limits|MulDivUp|Bounds|Rates|Redis|Memory|Ban|Refusals|Hammer|Wrong|Argument)`
 	slowTests  = `Budget|Pause|Cluster|Processes|IsReturned|DownAtFirst|Flood`
 )
 
 // likelyTests are those which probably notice a mutant of a file, and are asked first.
 var likelyTests = map[string]string{
-	"bucket.go":            `^Test(Refill|Takes|Adjustments|Carry|MulDivUp|Bounds)`,
+	"bucket.go":            `^Test(Refill|Takes|Adjustments|TakeOver|Convert|Limits|MulDivUp|Bounds)`,
 	"ban.go":               `^TestBan`,
 	"store_redis.lua":      `^TestRedisStore$`,
 	"store_redis.go":       `^TestRedisLostReply`,

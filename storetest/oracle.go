@@ -31,6 +31,7 @@ type bucket struct {
 	limit   ratelimit.Limit
 	rate    *big.Rat // tokens per µs
 	missing *big.Rat // tokens, from full; more than the capacity is a debt
+	beyond  int      // tokens by which the bucket is larger than the limit that it is asked for by
 }
 
 var (
@@ -56,8 +57,9 @@ func (o *oracle) Take(_ context.Context, key string, n int, limits []ratelimit.L
 	for _, b := range asked {
 		b.missing.Add(b.missing, tokens(n))
 	}
+	r := admitted(asked)
 	o.write(key, asked)
-	return admitted(asked), nil
+	return r, nil
 }
 
 func (o *oracle) Adjust(_ context.Context, key string, n int, limits []ratelimit.Limit) (ratelimit.Result, error) {
@@ -73,13 +75,14 @@ func (o *oracle) Adjust(_ context.Context, key string, n int, limits []ratelimit
 			if b.missing.Sign() < 0 {
 				b.missing.SetInt64(0)
 			}
-			if most := new(big.Rat).SetFrac(maxDebt, b.token()); b.missing.Cmp(most) > 0 {
-				b.missing.Set(most)
-			}
+			b.boundDebt()
 		}
+	}
+	r := decision(asked, 0)
+	if n != 0 {
 		o.write(key, asked)
 	}
-	return decision(asked, 0), nil
+	return r, nil
 }
 
 func (o *oracle) Reset(_ context.Context, key string) error {
@@ -100,11 +103,9 @@ func (o *oracle) ask(key string, limits []ratelimit.Limit) ([]bucket, error) {
 		if !valid(limit) {
 			return nil, fmt.Errorf("limit %v: %w", limit, ratelimit.ErrArgument)
 		}
-		asked[i] = bucket{limit, rateOf(limit), new(big.Rat)}
+		asked[i] = bucket{limit: limit, rate: rateOf(limit), missing: new(big.Rat)}
 		if i < len(e.buckets) && !e.buckets[i].full(o.now-e.last) {
-			asked[i].missing.Set(e.buckets[i].missing)
-			asked[i].convert(e.buckets[i])
-			asked[i].refill(o.now - e.last)
+			asked[i].takeOver(e.buckets[i], o.now-e.last)
 		}
 	}
 	return asked, nil
@@ -112,6 +113,13 @@ func (o *oracle) ask(key string, limits []ratelimit.Limit) ([]bucket, error) {
 
 // write keeps the buckets that were asked, and those of further positions as they are by now.
 func (o *oracle) write(key string, asked []bucket) {
+	for i := range asked {
+		b := &asked[i]
+		b.limit.Capacity += b.beyond
+		b.missing.Add(b.missing, tokens(b.beyond))
+		b.boundDebt()
+		b.beyond = 0
+	}
 	e := o.keys[key]
 	for i := len(asked); i < len(e.buckets); i++ {
 		e.buckets[i].refill(o.now - e.last)
@@ -120,21 +128,34 @@ func (o *oracle) write(key string, asked []bucket) {
 	o.keys[strings.Clone(key)] = entry{o.now, asked}
 }
 
-// convert makes of the tokens missing from an old limit's bucket those missing from b's. Parts of a token
-// are rounded up to whole units.
-func (b *bucket) convert(old bucket) {
-	sameToken := b.token().Cmp(old.token()) == 0
-	if sameToken && b.limit.Capacity == old.limit.Capacity {
-		return
-	}
-	if !sameToken {
+// takeOver makes of an old limit's bucket, so many µs later, what it is for b's limit. Its tokens are kept, as far
+// as b can hold them, and b is counted on by the larger capacity.
+func (b *bucket) takeOver(old bucket, us int64) {
+	b.missing.Set(old.missing)
+	if b.token().Cmp(old.token()) != 0 { // Parts of a token are rounded up to whole units.
 		whole := floor(b.missing)
 		part := new(big.Rat).Sub(b.missing, new(big.Rat).SetInt(whole))
 		part.Mul(part, new(big.Rat).SetInt(b.token()))
 		b.missing.Add(new(big.Rat).SetInt(whole), new(big.Rat).SetFrac(ceil(part), b.token()))
+		b.boundDebt()
 	}
-	if capacity := tokens(b.limit.Capacity); b.missing.Cmp(capacity) > 0 {
-		b.missing.Set(capacity)
+	if old.limit.Capacity > b.limit.Capacity {
+		larger := new(big.Int).Mul(big.NewInt(int64(old.limit.Capacity)), b.token())
+		if larger.Cmp(maxUnits) <= 0 {
+			b.beyond = old.limit.Capacity - b.limit.Capacity
+		} else if capacity := tokens(b.limit.Capacity); b.missing.Cmp(capacity) > 0 {
+			b.missing.Set(capacity)
+		}
+	}
+	b.refill(us)
+	if b.missing.Sub(b.missing, tokens(b.beyond)); b.missing.Sign() < 0 {
+		b.missing.SetInt64(0)
+	}
+}
+
+func (b *bucket) boundDebt() {
+	if most := new(big.Rat).SetFrac(maxDebt, b.token()); b.missing.Cmp(most) > 0 {
+		b.missing.Set(most)
 	}
 }
 

@@ -23,6 +23,7 @@ var rules = []testCase{
 	{"adjust without bounds", adjustWithoutBounds},
 	{"adjust of several limits", adjustOfSeveral},
 	{"capacity changed", capacityChanged},
+	{"capacities in turns", capacitiesInTurns},
 	{"rate changed", rateChanged},
 	{"parts of a token are rounded up", partsRoundedUp},
 	{"full by the old limit", fullByOldLimit},
@@ -250,10 +251,11 @@ func debt(s *session) {
 
 	s.adjust("key", -20, tenPerSecond)
 	s.want("given back", s.adjust("key", 15, tenPerSecond), refusedBy(tenPerSecond, 0, 500*ms, 1500*ms))
-	s.want("a debt with another rate", s.look("key", limit(10, ratelimit.PerSecond(20))),
-		allowedBy(limit(10, ratelimit.PerSecond(20)), 0, 500*ms)) // the token is another size, and the debt is forgiven
-	s.want("a debt with another capacity", s.look("key", limit(12, ratelimit.PerSecond(10))),
-		allowedBy(limit(12, ratelimit.PerSecond(10)), 0, 1200*ms))
+	twice, larger := limit(10, ratelimit.PerSecond(20)), limit(12, ratelimit.PerSecond(10))
+	s.want("the debt at another rate", s.look("key", twice), refusedBy(twice, 0, 250*ms, 750*ms))
+	s.want("the debt in a larger bucket", s.look("key", larger), refusedBy(larger, 0, 300*ms, 1500*ms))
+	smaller := limit(4, ratelimit.PerSecond(10))
+	s.want("the debt in a smaller bucket", s.look("key", smaller), refusedBy(smaller, 0, 500*ms, 900*ms))
 	s.want("the debt", s.look("key", tenPerSecond), refusedBy(tenPerSecond, 0, 500*ms, 1500*ms))
 }
 
@@ -294,17 +296,46 @@ func adjustOfSeveral(s *session) {
 
 func capacityChanged(s *session) {
 	half, twice := limit(5, ratelimit.PerSecond(10)), limit(20, ratelimit.PerSecond(10))
-	s.take("key", 7, tenPerSecond)
-	s.want("twice the capacity", s.look("key", twice), allowedBy(twice, 13, 700*ms))
-	s.want("half the capacity", s.look("key", half), allowedBy(half, 0, 500*ms))
-	s.want("refused by half", s.take("key", 1, half), refusedBy(half, 0, 100*ms, 500*ms))
-	s.want("as it was, for nothing was written", s.look("key", tenPerSecond), allowedBy(tenPerSecond, 3, 700*ms))
-	s.wait(100 * ms)
-	// What is missing is cut to the smaller size as of the last take, and refills from then on.
-	s.want("taken from half", s.take("key", 1, half), allowedBy(half, 0, 500*ms))
-	s.want("back to the whole", s.look("key", tenPerSecond), allowedBy(tenPerSecond, 5, 500*ms))
-	s.want("taken from twice", s.take("key", 15, twice), allowedBy(twice, 0, 2*sec))
-	s.want("and to the whole again", s.take("key", 1, tenPerSecond), refusedBy(tenPerSecond, 0, 100*ms, sec))
+	s.take("key", 3, tenPerSecond)
+	s.want("twice the capacity", s.look("key", twice), allowedBy(twice, 17, 300*ms))
+	s.want("half the capacity", s.look("key", half), allowedBy(half, 5, 0))
+	s.want("refused by half", s.take("key", 6, half), refusedBy(half, 5, never, 0))
+	s.want("as it was, for nothing was written", s.look("key", tenPerSecond), allowedBy(tenPerSecond, 7, 300*ms))
+	// Half holds five of the seven tokens. The two that it pours away are gone for all.
+	s.want("taken from half", s.take("key", 1, half), allowedBy(half, 4, 100*ms))
+	s.want("back to the whole", s.look("key", tenPerSecond), allowedBy(tenPerSecond, 4, 600*ms))
+	s.want("twice, as if it had always been", s.take("key", 14, twice), allowedBy(twice, 0, 2*sec))
+	s.want("the whole", s.take("key", 1, tenPerSecond), refusedBy(tenPerSecond, 0, 100*ms, sec))
+	s.wait(300 * ms)
+	s.want("half fills by the rate", s.take("key", 1, half), allowedBy(half, 2, 300*ms))
+	s.wait(sec)
+	s.want("half is full", s.take("key", 5, half), allowedBy(half, 0, 500*ms))
+	s.want("and twice has no more", s.take("key", 1, twice), refusedBy(twice, 0, 100*ms, 2*sec))
+	s.wait(2 * sec)
+	s.want("all are full", s.take("key", 20, twice), allowedBy(twice, 0, 2*sec))
+}
+
+// Versions of a program that differ in capacity take turns, without pause, and get together what one has.
+func capacitiesInTurns(s *session) {
+	large, small := limit(60, ratelimit.PerSecond(10)), limit(5, ratelimit.PerSecond(10))
+	taken := map[ratelimit.Limit]int{}
+	for s.now() < 10*sec {
+		for _, l := range []ratelimit.Limit{large, small, small, large} {
+			if s.take("key", 1, l).Allowed {
+				taken[l]++
+			}
+			s.wait(25 * ms)
+		}
+	}
+	if all := taken[large] + taken[small]; all > 60+10*10 || all < 10*10 || taken[small] == 0 || taken[large] == 0 {
+		s.t.Fatalf("in %v the larger capacity gave %d and the smaller %d: want 60 at once and 10 a second", s.now(), taken[large], taken[small])
+	}
+	s.want("later, the smaller", s.take("alone", 5, small), allowedBy(small, 0, 500*ms))
+	s.want("the larger has what is missing", s.take("alone", 55, large), allowedBy(large, 0, 6*sec))
+	s.wait(500 * ms)
+	s.want("the smaller is full", s.take("alone", 5, small), allowedBy(small, 0, 500*ms))
+	s.wait(2 * sec)
+	s.want("the larger is not", s.take("alone", 6, large), allowedBy(large, 14, 4600*ms))
 }
 
 func rateChanged(s *session) {
