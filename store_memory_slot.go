@@ -51,8 +51,8 @@ func (s *slot) apply(m *MemoryStore, l *internedLimit, c *change) (deficit int64
 	room, cost := c.units(&l.scale)
 	for {
 		full := s.full.Load()
-		// The clock is read after the word: if the swap succeeds, the word was this at that time. A refusal,
-		// too, holds for that time. Read before, a goroutine that was held up would decide by an old time.
+		// The clock is read after the word, so that a refusal holds for that time. Read before, a goroutine that
+		// was held up would refuse by an old time.
 		now := m.now()
 		if full == dead || now > l.horizon {
 			return 0, false, false
@@ -67,8 +67,16 @@ func (s *slot) apply(m *MemoryStore, l *internedLimit, c *change) (deficit int64
 			return deficit, true, true
 		}
 		s.advance(now, l.id)
-		if s.full.CompareAndSwap(full, start+deficit) {
-			return deficit, true, true
+		// Reading the clock takes as long as all the rest, so others may have been here meanwhile. What they left
+		// is good for this time too; only to be refused would need another.
+		for full = s.full.Load(); full != dead; full = s.full.Load() {
+			if before = max(0, full-start); before > room {
+				break
+			}
+			deficit = charged(before, cost)
+			if s.full.CompareAndSwap(full, start+deficit) {
+				return deficit, true, true
+			}
 		}
 	}
 }
