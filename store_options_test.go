@@ -172,6 +172,30 @@ func TestBanGrowsAndIsForgiven(t *testing.T) {
 	})
 }
 
+// At another rate, the debt that a ban is would be another time.
+func TestBanUnderOtherOptions(t *testing.T) {
+	eachOptionStore(t, func(t *testing.T, store OptionStore, advance func(time.Duration)) {
+		limits := []Limit{{1, Every(time.Hour)}}
+		take := func(ban Ban) Result {
+			r, err := store.TakeWith(context.Background(), "key", 1, limits, TakeOptions{Ban: ban})
+			require.NoError(t, err)
+			return r
+		}
+		short := Ban{After: 2, Within: time.Minute, For: 10 * time.Minute}
+		long := Ban{After: 2, Within: time.Hour, For: 10 * time.Hour}
+		require.True(t, take(short).Allowed)
+		require.False(t, take(short).Banned)
+		require.True(t, take(short).Banned)
+		r := take(long)
+		require.True(t, r.Banned, "the strikes are kept, so this refusal is one too many")
+		require.Equal(t, 10*time.Hour, r.RetryAfter)
+		advance(10*time.Hour - time.Microsecond)
+		require.True(t, take(long).Banned)
+		advance(time.Microsecond)
+		require.True(t, take(long).Allowed)
+	})
+}
+
 func TestRefusalsNowAndThenAreNoReasonForABan(t *testing.T) {
 	eachOptionStore(t, func(t *testing.T, store OptionStore, advance func(time.Duration)) {
 		options := TakeOptions{Ban: Ban{After: 5, Within: time.Minute, For: time.Hour}}
