@@ -2,6 +2,7 @@ package verify
 
 import (
 	"context"
+	"math/rand/v2"
 	"net/http"
 	"runtime"
 	"slices"
@@ -125,7 +126,8 @@ func TestFreezeUnder200Requests(t *testing.T) {
 				log = append(log, d)
 				most = max(most, runtime.NumGoroutine())
 				mu.Unlock()
-				time.Sleep(50 * time.Millisecond)
+				// At random, or those who met at the breaker come together ever after, and wait for each other's CPU.
+				time.Sleep(25*time.Millisecond + rand.N(50*time.Millisecond))
 			}
 		})
 	}

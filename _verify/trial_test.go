@@ -130,6 +130,7 @@ func (c *trial) note(format string, args ...any) {
 	defer c.mu.Unlock()
 	if text := fmt.Sprintf(format, args...); !slices.Contains(c.notes, text) {
 		c.notes = append(c.notes, text)
+		c.t.Log(text)
 	}
 }
 
