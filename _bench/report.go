@@ -102,6 +102,7 @@ A peer is *exact* if keys never share a bucket, and a bucket admits its capacity
 	for _, name := range slices.Sorted(maps.Keys(r.failures)) {
 		fmt.Fprintf(&b, "\nOf %s a measurement failed: %s\n", name, r.failures[name])
 	}
+	b.WriteString(behindTheFigures)
 	b.WriteString(notInThisRun)
 	return b.String()
 }
@@ -261,6 +262,18 @@ func clocks() (now, since float64) {
 	base := time.Now()
 	return best(func() { base = time.Now() }), best(func() { _ = time.Since(base) })
 }
+
+const behindTheFigures = `
+## What stands behind the figures
+
+- Of a request's allocations, one is the decision with its header values. Two are Gin's map of keys, in which the decision waits for
+  Get, Settle and the limiters that follow, also in copies of the context: a quarter of the time, with its share of garbage
+  collection. Two more are Gin's ClientIP.
+- Reading the clock is half of a take from memory. The rest suffers more than the floor does when another tenant of the machine
+  shares the core, so the ratio of the two has been between 1.4 and 1.9.
+- Where refusals come from memory, some takes fail: callers that never block keep both cores, and the one that waits for Redis may
+  be woken after its time budget.
+`
 
 const notInThisRun = `
 ## Not in this run
