@@ -305,7 +305,7 @@ func TestMulDivUp(t *testing.T) {
 	r := newNumbers(t)
 	for range bucketRounds {
 		c := r.from1To(maxUnits)
-		a, b := r.Int64N(c), r.from1To(maxUnits) // as carry has it: a part of c
+		a, b := r.Int64N(c), r.from1To(maxUnits) // as convert has it: a part of c
 		same(t, "mulDivUp", mulDivUp(a, b, c), ceilDiv(mul(a, b), bigInt(c)), a, b, c)
 	}
 }

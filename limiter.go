@@ -188,9 +188,9 @@ func (l *Limiter) Handle(c *gin.Context) {
 }
 
 // Take withdraws n tokens from the buckets of key, as a request would, or none if any holds too few. n == 0
-// looks and changes nothing. The key is as for [Limiter.Reset]. The limits are the static ones; see [WithLimitFunc] for the others. It is for
-// work that does not come as a request: messages, jobs, admin pages. The mode does not matter to it, and with
-// [WithMaxWait] it is the caller's to wait for Result.Wait.
+// looks and changes nothing. The key is as for [Limiter.Reset]. The limits are the static ones; see [WithLimitFunc]
+// for the others. It is for work that does not come as a request: messages, jobs, admin pages. The mode does not
+// matter to it, and with [WithMaxWait] it is the caller's to wait for Result.Wait.
 //
 // A refusal is a Result. The error is the store's, or about a negative n; no error handler is asked.
 func (l *Limiter) Take(ctx context.Context, key string, n int) (Result, error) {

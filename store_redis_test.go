@@ -1,12 +1,10 @@
 package ratelimit_test
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/url"
 	"slices"
@@ -1070,72 +1068,16 @@ type replies struct {
 
 func newReplies(t *testing.T, script string) *replies {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = listener.Close() })
-	r := &replies{addr: listener.Addr().String()}
+	r := &replies{}
 	r.script.Store(&script)
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go r.serve(conn)
-		}
-	}()
-	return r
-}
-
-func (r *replies) serve(conn net.Conn) {
-	defer conn.Close()
-	in := bufio.NewReader(conn)
-	for {
-		args, err := readCommand(in)
-		if err != nil {
-			return
-		}
-		text := "+OK\r\n"
-		switch {
-		case strings.HasPrefix(args[0], "eval"):
-			text = *r.script.Load()
-		case args[0] == "hello":
-			text = "-ERR unknown command\r\n"
-		}
+	r.addr = redistest.Pretend(t, func(command []string) (string, bool) {
 		<-time.After(r.delay)
-		if _, err := io.WriteString(conn, text); err != nil {
-			return
+		if strings.HasPrefix(command[0], "eval") {
+			return *r.script.Load(), true
 		}
-	}
-}
-
-func readCommand(in *bufio.Reader) ([]string, error) {
-	number := func(mark string) (int, error) {
-		line, err := in.ReadString('\n')
-		if err != nil {
-			return 0, err
-		}
-		return strconv.Atoi(strings.TrimSpace(strings.TrimPrefix(line, mark)))
-	}
-	n, err := number("*")
-	if err != nil || n < 1 {
-		return nil, fmt.Errorf("%d arguments: %w", n, err)
-	}
-	args := make([]string, n)
-	for i := range args {
-		size, err := number("$")
-		if err != nil {
-			return nil, err
-		}
-		text := make([]byte, size+2)
-		if _, err := io.ReadFull(in, text); err != nil {
-			return nil, err
-		}
-		args[i] = string(text[:size])
-	}
-	return args, nil
+		return redistest.Handshake(command)
+	})
+	return r
 }
 
 // The comment of RedisStore says what is enough.

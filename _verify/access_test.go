@@ -106,14 +106,7 @@ func TestF18ReadOnly(t *testing.T) {
 		if err := admin.ReplicaOf(t.Context(), host, port).Err(); err != nil {
 			t.Fatal(err)
 		}
-		l.each("is told READONLY", 5*time.Second, func(log []decision) bool {
-			for _, d := range log {
-				if d.Start >= demoted && d.Verdict == failed && strings.Contains(d.Text, "READONLY") {
-					return true
-				}
-			}
-			return false
-		})
+		l.told("READONLY", demoted, 5*time.Second)
 		l.run(300 * time.Millisecond)
 		if err := admin.ReplicaOf(t.Context(), "NO", "ONE").Err(); err != nil {
 			t.Fatal(err)

@@ -93,14 +93,7 @@ func TestF21ClusterMajorityLost(t *testing.T) {
 		node.Pause()
 	}
 	began := monotonic()
-	l.each("is told CLUSTERDOWN", 20*time.Second, func(log []decision) bool {
-		for _, d := range log {
-			if d.Start >= began && d.Verdict == failed && strings.Contains(d.Text, "CLUSTERDOWN") {
-				return true
-			}
-		}
-		return false
-	})
+	l.told("CLUSTERDOWN", began, 20*time.Second)
 	l.run(300 * time.Millisecond)
 	resumed := monotonic()
 	for _, node := range lost {

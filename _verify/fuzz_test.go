@@ -1,12 +1,8 @@
 package verify
 
 import (
-	"bufio"
 	"context"
 	"errors"
-	"fmt"
-	"io"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -20,25 +16,17 @@ import (
 // FuzzReply has a server answer takes with anything. It is an error or a decision that can be, never a panic.
 func FuzzReply(f *testing.F) {
 	replies := make(chan string, 1)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Cleanup(func() { _ = listener.Close() })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go pretend(conn, replies)
+	addr := redistest.Pretend(f, func(command []string) (string, bool) {
+		if strings.HasPrefix(command[0], "eval") {
+			return <-replies, false // Closed if the take was given up before its reply was put in, and the test is over.
 		}
-	}()
+		return redistest.Handshake(command)
+	})
 	f.Cleanup(func() { close(replies) })
 	limit := ratelimit.Limit{Capacity: 5, Refill: ratelimit.PerSecond(1)}
 	f.Fuzz(func(t *testing.T, reply string) {
 		client := redis.NewClient(&redis.Options{
-			Addr: listener.Addr().String(), Protocol: 2, DisableIdentity: true, MaxRetries: -1, PoolSize: 1,
+			Addr: addr, Protocol: 2, DisableIdentity: true, MaxRetries: -1, PoolSize: 1,
 		})
 		defer client.Close()
 		store, err := ratelimit.NewRedisStore(client, ratelimit.WithTimeout(20*time.Millisecond))
@@ -60,61 +48,11 @@ func FuzzReply(f *testing.F) {
 	})
 }
 
-// pretend is a server that answers the take with what it is given, and everything else with OK.
-func pretend(conn net.Conn, replies <-chan string) {
-	defer conn.Close()
-	in := bufio.NewReader(conn)
-	for {
-		words, err := readCommand(in)
-		if err != nil {
-			return
-		}
-		reply := "+OK\r\n"
-		switch {
-		case strings.EqualFold(words[0], "hello"):
-			reply = "-ERR unknown command\r\n" // As Redis 5 says.
-		case strings.HasPrefix(words[0], "eval"):
-			var more bool
-			if reply, more = <-replies; !more {
-				return // The take was given up before its reply was put in, and the test is over.
-			}
-		}
-		if _, err := io.WriteString(conn, reply); err != nil {
-			return
-		}
-		if strings.HasPrefix(words[0], "eval") {
-			return
-		}
-	}
-}
-
-// readCommand reads an array of bulk strings.
-func readCommand(in *bufio.Reader) ([]string, error) {
-	var n int
-	if _, err := fmt.Fscanf(in, "*%d\r\n", &n); err != nil || n < 1 {
-		return nil, errors.Join(err, io.ErrUnexpectedEOF)
-	}
-	words := make([]string, n)
-	for i := range words {
-		var length int
-		if _, err := fmt.Fscanf(in, "$%d\r\n", &length); err != nil {
-			return nil, err
-		}
-		word := make([]byte, length+2)
-		if _, err := io.ReadFull(in, word); err != nil {
-			return nil, err
-		}
-		words[i] = string(word[:length])
-	}
-	return words, nil
-}
-
 // FuzzState puts anything under a key. It is foreign and stays as it is, or it is a state, and then it has the form of
 // one, and what it makes of a take can be.
 func FuzzState(f *testing.F) {
 	server := redistest.Start(f)
-	client := redis.NewClient(redisOptions(server.Addr))
-	f.Cleanup(func() { _ = client.Close() })
+	client := server.Client()
 	store, err := ratelimit.NewRedisStore(client, patient, ratelimit.WithDenyCache(0))
 	if err != nil {
 		f.Fatal(err)
@@ -140,5 +78,3 @@ func FuzzState(f *testing.F) {
 		}
 	})
 }
-
-func redisOptions(addr string) *redis.Options { return &redis.Options{Addr: addr} }

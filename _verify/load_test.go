@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -132,6 +133,16 @@ func (l *load) failing(since int64, within time.Duration) {
 	l.each("meets the fault", within, func(log []decision) bool {
 		return slices.ContainsFunc(log, func(d decision) bool {
 			return d.Start >= since && (d.Verdict == failed || d.Source == ratelimit.SourceFallback)
+		})
+	})
+}
+
+// told waits until every client has asked since and met an error that says so.
+func (l *load) told(what string, since int64, within time.Duration) {
+	l.t.Helper()
+	l.each("is told "+what, within, func(log []decision) bool {
+		return slices.ContainsFunc(log, func(d decision) bool {
+			return d.Start >= since && d.Verdict == failed && strings.Contains(d.Text, what)
 		})
 	})
 }
