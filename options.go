@@ -96,8 +96,10 @@ func WithKeyFunc(key KeyFunc) Option {
 // limiters, so it requires [WithName], which keeps their buckets apart.
 func WithStore(store Store) Option {
 	return func(c *config) {
-		c.notNil(store == nil, "WithStore", "a Store, for example NewMemoryStore()")
-		c.store = store
+		c.notNil(isNil(store), "WithStore", "a Store, for example NewMemoryStore()")
+		if !isNil(store) {
+			c.store = store
+		}
 	}
 }
 

@@ -89,6 +89,7 @@ func TestWrongOptions(t *testing.T) {
 
 		{with(nil), "Options(nil): needs options"},
 		{with(ratelimit.WithStore(nil)), "WithStore(nil): needs a Store, for example NewMemoryStore()"},
+		{with(ratelimit.WithStore((*ratelimit.RedisStore)(nil))), "WithStore(nil): needs a Store, for example NewMemoryStore()"},
 		{with(ratelimit.WithKeyFunc(nil)), "WithKeyFunc(nil): needs a KeyFunc, for example ByClientIP"},
 		{with(ratelimit.WithLimitFunc(nil)), "WithLimitFunc(nil): needs a function"},
 		{with(ratelimit.WithCost(nil)), "WithCost(nil): needs a function"},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"reflect"
 	"time"
 )
 
@@ -137,6 +138,13 @@ func (o TakeOptions) change(n int) (change, error) {
 		return c, argumentError(err)
 	}
 	return c, nil
+}
+
+// isNil reports whether there is no store, also where it is a nil *RedisStore, from a constructor whose error nobody
+// has looked at.
+func isNil(store Store) bool {
+	v := reflect.ValueOf(store)
+	return !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil()
 }
 
 // appendScales returns limits in units.

@@ -141,10 +141,10 @@ func NewFallbackStore(primary, fallback Store, opts ...FallbackOption) (*Fallbac
 		}
 		opt(&c)
 	}
-	if primary == nil {
+	if isNil(primary) {
 		c.mistake("NewFallbackStore: the primary is nil: needs a Store, for example a RedisStore")
 	}
-	if fallback == nil {
+	if isNil(fallback) {
 		c.mistake("NewFallbackStore: the fallback is nil: needs a Store, for example NewMemoryStore()")
 	}
 	if !(c.share > 0 && c.share <= 1) { // Written so that NaN is refused too.

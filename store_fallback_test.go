@@ -172,6 +172,10 @@ func TestFallbackStoreMistakes(t *testing.T) {
 			return ratelimit.NewFallbackStore(nil, nil)
 		}, "ratelimit: NewFallbackStore: the primary is nil: needs a Store, for example a RedisStore\n" +
 			"ratelimit: NewFallbackStore: the fallback is nil: needs a Store, for example NewMemoryStore()"},
+		{"stores that could not be made", func() (*ratelimit.FallbackStore, error) {
+			return ratelimit.NewFallbackStore((*ratelimit.RedisStore)(nil), (*ratelimit.MemoryStore)(nil))
+		}, "ratelimit: NewFallbackStore: the primary is nil: needs a Store, for example a RedisStore\n" +
+			"ratelimit: NewFallbackStore: the fallback is nil: needs a Store, for example NewMemoryStore()"},
 		{"all options at once", func() (*ratelimit.FallbackStore, error) {
 			return ratelimit.NewFallbackStore(memory, memory, ratelimit.WithShare(float64(1/replicas)), ratelimit.WithTripAfter(0),
 				ratelimit.WithCoolOff(0), ratelimit.WithOnSwitch(nil))

@@ -195,7 +195,7 @@ func run(addr, redisAddr string) error {
 
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; choose another address with -addr, for example -addr :8081", err)
 	}
 	fmt.Printf(tries, baseURL(listener.Addr()))
 
