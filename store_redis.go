@@ -36,7 +36,7 @@ var redisScriptSHA = func() string {
 // maxmemory-policy noeviction: a key that is evicted is a bucket refilled.
 type RedisStore struct {
 	client  redis.UniversalClient
-	process func(context.Context, redis.Cmder) error
+	process func(context.Context, onceCmd) error
 	denied  *denyCache
 	prefix  string
 	budget  time.Duration
@@ -72,7 +72,9 @@ func WithDenyCache(entries int) RedisOption { return func(c *redisConfig) { c.de
 
 // NewRedisStore returns a store on client, which stays the caller's to close. Redis need not be up yet.
 //
-// A *redis.Client, for one server or by NewFailoverClient, works as it is. A *redis.ClusterClient and a
+// A *redis.Client, for one server or by NewFailoverClient, works as it is; but if it has hooks, as for tracing, make
+// it with ContextTimeoutEnabled: true, because otherwise the store works on a copy, and go-redis leaves hooks out of
+// copies. A *redis.ClusterClient and a
 // *redis.Ring must be made with ContextTimeoutEnabled: true, because without it go-redis waits for its own
 // timeouts, which are seconds, and not for [WithTimeout]; otherwise the error says so. Whatever retries the
 // client is configured for, a take is sent at most once.
@@ -96,15 +98,14 @@ func NewRedisStore(client redis.UniversalClient, opts ...RedisOption) (*RedisSto
 		return nil, err
 	}
 	s := &RedisStore{
-		client: client, process: client.Process, denied: newDenyCache(config.denials),
-		prefix: config.prefix, budget: config.timeout,
+		client: client, denied: newDenyCache(config.denials), prefix: config.prefix, budget: config.timeout,
 	}
 	switch client := client.(type) {
 	case *redis.Client:
 		// Not on a cluster or a Ring, where a batch would wait for the slowest node.
-		s.process = (&batcher{client: client}).process
+		s.process = (&batcher{merger: merger{client: client, prefix: s.prefix}}).process
 	case *redis.ClusterClient:
-		s.process = func(ctx context.Context, cmd redis.Cmder) error {
+		s.process = func(ctx context.Context, cmd onceCmd) error {
 			// As a pipeline of one: Process first asks a node what kind of command this is, which is not
 			// bounded by the budget, and needs the right to COMMAND.
 			pipe := client.Pipeline()
@@ -113,6 +114,8 @@ func NewRedisStore(client redis.UniversalClient, opts ...RedisOption) (*RedisSto
 			return err
 		}
 		s.reloader = &slotReloader{cluster: client}
+	default:
+		s.process = func(ctx context.Context, cmd onceCmd) error { return client.Process(ctx, cmd) }
 	}
 	return s, nil
 }
@@ -204,7 +207,7 @@ func (s *RedisStore) change(ctx context.Context, key string, c *change, limits [
 	if err != nil {
 		return nil, outcome{}, err
 	}
-	args := make([]any, 0, 4*len(scales)+4)
+	args := make([]string, 0, 4*len(scales)+5)
 	for i := range scales {
 		scale := &scales[i]
 		room, cost := c.units(scale)
@@ -234,7 +237,7 @@ func (s *scale) text() string {
 func decimal(n int64) string { return strconv.FormatInt(n, 10) }
 
 // run sends the script within the budget, and returns its reply of so many numbers.
-func (s *RedisStore) run(ctx context.Context, numbers int, key string, args []any) ([]int64, error) {
+func (s *RedisStore) run(ctx context.Context, numbers int, key string, args []string) ([]int64, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.budget)
 	defer cancel()
 	key = s.prefix + escapeKey(key)
@@ -248,10 +251,10 @@ func (s *RedisStore) run(ctx context.Context, numbers int, key string, args []an
 	}
 	s.reloader.failed(err)
 	switch {
-	case redis.HasErrorPrefix(err, "FOREIGN"), redis.HasErrorPrefix(err, "WRONGTYPE"):
-		return nil, fmt.Errorf("ratelimit: redis key %q: %w; delete it, or use another WithKeyPrefix: %w", clip(key), ErrForeignState, err)
 	case err != nil:
 		return nil, fmt.Errorf("ratelimit: redis: %w", err)
+	case len(reply) == numbers && reply[0] == -1:
+		return nil, fmt.Errorf("ratelimit: redis key %q: %w; delete it, or use another WithKeyPrefix", clip(key), ErrForeignState)
 	case len(reply) != numbers, reply[0] > 1, slices.ContainsFunc(reply, func(n int64) bool { return n < 0 || n > maxDeficit }):
 		return nil, fmt.Errorf("ratelimit: redis: reply %v: want %d numbers from 0 to %d, the first at most 1", reply, numbers, int64(maxDeficit))
 	}
@@ -260,24 +263,47 @@ func (s *RedisStore) run(ctx context.Context, numbers int, key string, args []an
 
 // send has the script run, by its name, or in full where it is not known: then nothing ran, and EVAL makes it
 // known on that node, too.
-func (s *RedisStore) send(ctx context.Context, key string, args []any) ([]int64, error) {
-	reply, err := s.eval(ctx, "evalsha", redisScriptSHA, key, args)
+func (s *RedisStore) send(ctx context.Context, key string, args []string) ([]int64, error) {
+	call := scriptCall{"evalsha", redisScriptSHA, []string{key}, args}
+	reply, err := s.reply(ctx, call)
 	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		return s.eval(ctx, "eval", redisScript, key, args)
+		call.command, call.script = "eval", redisScript
+		return s.reply(ctx, call)
 	}
 	return reply, err
 }
 
-func (s *RedisStore) eval(ctx context.Context, command, script, key string, args []any) ([]int64, error) {
-	cmd := onceCmd{redis.NewIntSliceCmd(ctx, append([]any{command, script, 1, key}, args...)...)}
+func (s *RedisStore) reply(ctx context.Context, call scriptCall) ([]int64, error) {
+	cmd := newOnceCmd(ctx, call)
 	if err := s.process(ctx, cmd); err != nil {
 		return nil, err
 	}
 	return cmd.Val(), nil
 }
 
+// scriptCall is one run of the script, by EVALSHA and its name, or by EVAL and its text.
+type scriptCall struct {
+	command, script string
+	keys, args      []string
+}
+
 // onceCmd is not sent again when its reply is lost: the script may have run, and a second run charges twice.
-type onceCmd struct{ *redis.IntSliceCmd }
+type onceCmd struct {
+	*redis.IntSliceCmd
+	scriptCall
+}
+
+func newOnceCmd(ctx context.Context, call scriptCall) onceCmd {
+	args := make([]any, 0, 3+len(call.keys)+len(call.args))
+	args = append(args, call.command, call.script, len(call.keys))
+	for _, key := range call.keys {
+		args = append(args, key)
+	}
+	for _, arg := range call.args {
+		args = append(args, arg)
+	}
+	return onceCmd{redis.NewIntSliceCmd(ctx, args...), call}
+}
 
 // NoRetry implements redis.Cmder.
 func (onceCmd) NoRetry() bool { return true }

@@ -1,225 +1,252 @@
--- One decision about one key, atomic because Redis runs a script alone. The arithmetic is bucket.go's, in
--- doubles, which are exact integers below 2^53. All numbers are integers.
+-- One decision about a key, or the same about each of several, atomic because Redis runs a script alone. The
+-- arithmetic is bucket.go's, in doubles, which are exact integers below 2^53. All numbers are integers.
 --
--- KEYS[1]  the key
+-- KEYS     the keys. One of several costs half of one alone: the rest is what Redis does to run a script at all.
 -- ARGV     for each limit: "capacity token pertick", the limit in tokens, units in a token, and units that come
 --          back each microsecond; the largest deficit that admits, -1 for none; the units to add to the deficit,
---          negative to give back; and pertick again. No limits at all resets the key. Where refusals may start
+--          negative to give back; and pertick again. No limits at all resets the keys. Where refusals may start
 --          a ban, then: the limits of its buckets of strikes and of memory; the shortest and the longest ban in
 --          microseconds; and "ban".
 --
--- Reply: {1 if allowed else 0, microseconds that the clock is behind the state, each limit's deficit in units}, and
--- the microseconds that the key is still shut out, if bans were asked for.
+-- Reply, for each key: 1 if allowed, 0 if not, or -1 if the key holds something that is not a rate limit;
+-- microseconds that the clock is behind the state; each limit's deficit in units; and, if bans were asked for,
+-- the microseconds that the key is still shut out.
 --
 -- State: "b1 last", then for each bucket " capacity token pertick deficit"; last is in microseconds since the
 -- epoch. If there was ever a ban or a strike, " ban" and its two buckets follow. Text, so that GET shows it:
 -- struct.pack is a tenth faster. One string: a hash costs a fifth more.
+--
+-- Redis itself refuses a write (out of memory, a replica, a full disk) only as the first of a script. So an error
+-- means that nothing was done.
 
-local key = KEYS[1]
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-
--- Under another type this fails with WRONGTYPE.
-local state = redis.call('GET', key)
+local reply, others = {}, {}
 
 -- What nearly all calls are, in a third of the time: one limit, and no bucket yet or one under that limit.
 if #ARGV == 4 then
-  local last, limit, deficit = now, ARGV[1], 0
-  if state then
-    last, limit, deficit = string.match(state, '^b1 (%d+) (%d+ %d+ %d+) (%d+)$')
-  end
-  if limit == ARGV[1] then
-    last, deficit = tonumber(last), tonumber(deficit)
-    local elapsed, pertick = now - last, tonumber(ARGV[4])
-    if elapsed >= 0 and deficit < 9007199254740992 then
-      if elapsed >= math.ceil(deficit / pertick) then
-        deficit = 0
-      else
-        deficit = deficit - elapsed * pertick
+  local limit, room, cost, pertick = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+  for i, key in ipairs(KEYS) do
+    local state = redis.pcall('GET', key)
+    local last, stored, deficit, allowed = now, limit, 0, nil
+    if state then
+      last, stored, deficit = string.match(state.err or state, '^b1 (%d+) (%d+ %d+ %d+) (%d+)$')
+    end
+    if stored == limit then
+      last, deficit = tonumber(last), tonumber(deficit)
+      local elapsed = now - last
+      if elapsed >= 0 and deficit < 9007199254740992 then
+        if elapsed >= math.ceil(deficit / pertick) then
+          deficit = 0
+        else
+          deficit = deficit - elapsed * pertick
+        end
+        allowed = deficit <= room and 1 or 0
+        -- A refusal writes nothing, nor does a look, or what is given back to a full bucket.
+        if allowed == 1 and (cost > 0 or (cost < 0 and state)) then
+          deficit = math.min(math.max(0, deficit + cost), 9007199254740991)
+          -- The numbers as texts that are at hand or made here: Redis makes them with 17 digits, which takes longer.
+          redis.call('SET', key, string.format('b1 %s%06d %s %.0f', time[1], time[2], limit, deficit),
+            'PX', string.format('%.0f', math.ceil(math.ceil(deficit / pertick) / 1000) + 2000))
+        end
+        reply[3 * i - 2], reply[3 * i - 1], reply[3 * i] = allowed, 0, deficit
       end
-      if deficit > tonumber(ARGV[2]) then return {0, 0, deficit} end
-      local cost = tonumber(ARGV[3])
-      if cost == 0 or (cost < 0 and not state) then return {1, 0, deficit} end
-      deficit = math.min(math.max(0, deficit + cost), 9007199254740991)
-      -- The numbers as texts that are at hand or made here: Redis makes them with 17 digits, which takes longer.
-      redis.call('SET', key, string.format('b1 %s%06d %s %.0f', time[1], time[2], limit, deficit),
-        'PX', string.format('%.0f', math.ceil(math.ceil(deficit / pertick) / 1000) + 2000))
-      return {1, 0, deficit}
+    end
+    if not allowed then others[#others + 1] = i end
+  end
+  if #others == 0 then return reply end
+else
+  for i = 1, #KEYS do others[i] = i end
+end
+
+local limits, banning = #ARGV, ARGV[#ARGV] == 'ban'
+if banning then limits = limits - 5 end
+
+-- Makes the decision about a key, whatever is asked for and whatever is there, and returns its part of the reply.
+local function decide(key)
+  local state = redis.pcall('GET', key)
+  if state and state.err then
+    if string.find(state.err, 'WRONGTYPE', 1, true) then return {-1} end
+    redis.call('GET', key) -- Fails with what it has failed with.
+  end
+  -- What does not parse is not ours: never overwritten, and never taken for a full bucket.
+  local ours = not state or not (string.find(state, '  ', 1, true) or string.sub(state, -1) == ' ')
+
+  -- The numbers of a text, and those from the given one on as buckets.
+  local function parse(text, first)
+    local numbers, buckets = {}, {}
+    for digits in string.gmatch(text or '', ' (%d+)') do
+      numbers[#numbers + 1] = tonumber(digits)
+      ours = ours and numbers[#numbers] < 9007199254740992
+    end
+    ours = ours and #numbers % 4 == first - 1
+    if ours then
+      for i = first, #numbers, 4 do
+        local capacity, token, pertick = numbers[i], numbers[i + 1], numbers[i + 2]
+        ours = ours and capacity > 0 and token > 0 and pertick > 0 and capacity * token <= 4503599627370496
+        buckets[#buckets + 1] = {capacity, token, pertick, numbers[i + 3]}
+      end
+    end
+    return buckets, numbers[1]
+  end
+
+  local last, buckets, bans = now, {}, {}
+  if state then
+    local body, ban = string.match(state, '^b1( %d[%d ]*) ban( %d[%d ]*)$')
+    buckets, last = parse(body or string.match(state, '^b1( %d[%d ]*)$'), 2)
+    bans = parse(ban, 1)
+    if not ours or #bans % 2 ~= 0 or #bans > 2 then
+      return {-1}
     end
   end
-end
 
--- What does not parse is not ours: never overwritten, and never taken for a full bucket.
-local ours = not state or not (string.find(state, '  ', 1, true) or string.sub(state, -1) == ' ')
-
--- The numbers of a text, and those from the given one on as buckets.
-local function parse(text, first)
-  local numbers, buckets = {}, {}
-  for digits in string.gmatch(text or '', ' (%d+)') do
-    numbers[#numbers + 1] = tonumber(digits)
-    ours = ours and numbers[#numbers] < 9007199254740992
+  if #ARGV == 0 then
+    -- A full bucket that expires at once equals an absent one, and spares the ACL a DEL.
+    if state then redis.call('SET', key, string.format('b1 %.0f', now), 'PX', 1) end
+    return {1, 0}
   end
-  ours = ours and #numbers % 4 == first - 1
-  if ours then
-    for i = first, #numbers, 4 do
-      local capacity, token, pertick = numbers[i], numbers[i + 1], numbers[i + 2]
-      ours = ours and capacity > 0 and token > 0 and pertick > 0 and capacity * token <= 4503599627370496
-      buckets[#buckets + 1] = {capacity, token, pertick, numbers[i + 3]}
-    end
+
+  -- Time that goes backwards mints nothing. A little (clocks of two masters at a failover) is waited out. More
+  -- would starve the key until the clock is back, so its time starts again from here, with the deficit kept.
+  local elapsed, late, rebased = now - last, 0, false
+  if elapsed < 0 then
+    if elapsed >= -1000000 then late = -elapsed else rebased = true end
+    elapsed = 0
   end
-  return buckets, numbers[1]
-end
 
-local last, buckets, bans = now, {}, {}
-if state then
-  local body, ban = string.match(state, '^b1( %d[%d ]*) ban( %d[%d ]*)$')
-  buckets, last = parse(body or string.match(state, '^b1( %d[%d ]*)$'), 2)
-  bans = parse(ban, 1)
-  if not ours or #bans % 2 ~= 0 or #bans > 2 then
-    return redis.error_reply('FOREIGN the key holds something that is not a rate limit')
+  local function refill(deficit, pertick)
+    if elapsed >= math.ceil(deficit / pertick) then return 0 end
+    return deficit - elapsed * pertick
   end
-end
 
-if #ARGV == 0 then
-  -- A full bucket that expires at once equals an absent one, and spares the ACL a DEL.
-  if state then redis.call('SET', key, string.format('b1 %.0f', now), 'PX', 1) end
-  return {1, 0}
-end
-
--- Time that goes backwards mints nothing. A little (clocks of two masters at a failover) is waited out. More
--- would starve the key until the clock is back, so its time starts again from here, with the deficit kept.
-local elapsed, late, rebased = now - last, 0, false
-if elapsed < 0 then
-  if elapsed >= -1000000 then late = -elapsed else rebased = true end
-  elapsed = 0
-end
-
-local function refill(deficit, pertick)
-  if elapsed >= math.ceil(deficit / pertick) then return 0 end
-  return deficit - elapsed * pertick
-end
-
--- ceil(a * b / c) for a < c, by doubling and adding, since the product does not fit 53 bits.
-local function muldivup(a, b, c)
-  local bit = 1
-  while bit * 2 <= b do bit = bit * 2 end
-  local q, r = 0, 0
-  while bit >= 1 do
-    q, r = q * 2, r * 2
-    if r >= c then q, r = q + 1, r - c end
-    if b >= bit then
-      b, r = b - bit, r + a
+  -- ceil(a * b / c) for a < c, by doubling and adding, since the product does not fit 53 bits.
+  local function muldivup(a, b, c)
+    local bit = 1
+    while bit * 2 <= b do bit = bit * 2 end
+    local q, r = 0, 0
+    while bit >= 1 do
+      q, r = q * 2, r * 2
       if r >= c then q, r = q + 1, r - c end
+      if b >= bit then
+        b, r = b - bit, r + a
+        if r >= c then q, r = q + 1, r - c end
+      end
+      bit = bit / 2
     end
-    bit = bit / 2
+    if r > 0 then q = q + 1 end
+    return q
   end
-  if r > 0 then q = q + 1 end
-  return q
-end
 
--- Puts a deficit into units of another size, as bucket.go does.
-local function convert(deficit, from, to)
-  if from == to then return deficit end
-  local part = math.fmod(deficit, from)
-  return math.min((deficit - part) / from * to + muldivup(part, to, from), 9007199254740991)
-end
+  -- Puts a deficit into units of another size, as bucket.go does.
+  local function convert(deficit, from, to)
+    if from == to then return deficit end
+    local part = math.fmod(deficit, from)
+    return math.min((deficit - part) / from * to + muldivup(part, to, from), 9007199254740991)
+  end
 
--- A bucket as it is now, taken over by the limit that is asked for: the limit's numbers, what is missing by it,
--- and by how many tokens the bucket is larger; scale.takeOver in bucket.go says why.
-local function current(stored, limit)
-  local capacity, token, pertick = string.match(limit, '^(%d+) (%d+) (%d+)$')
-  local bucket = {tonumber(capacity), tonumber(token), tonumber(pertick), 0, 0}
-  -- Full by its old limit, it is full: it may have expired as such.
-  if not stored or refill(stored[4], stored[3]) == 0 then return bucket end
-  local deficit = convert(stored[4], stored[2], bucket[2])
-  if stored[1] > bucket[1] then
-    if stored[1] * bucket[2] <= 4503599627370496 then
-      bucket[5] = stored[1] - bucket[1]
-    else
-      deficit = math.min(deficit, bucket[1] * bucket[2])
+  -- A bucket as it is now, taken over by the limit that is asked for: the limit's numbers, what is missing by it,
+  -- and by how many tokens the bucket is larger; scale.takeOver in bucket.go says why.
+  local function current(stored, limit)
+    local capacity, token, pertick = string.match(limit, '^(%d+) (%d+) (%d+)$')
+    local bucket = {tonumber(capacity), tonumber(token), tonumber(pertick), 0, 0}
+    -- Full by its old limit, it is full: it may have expired as such.
+    if not stored or refill(stored[4], stored[3]) == 0 then return bucket end
+    local deficit = convert(stored[4], stored[2], bucket[2])
+    if stored[1] > bucket[1] then
+      if stored[1] * bucket[2] <= 4503599627370496 then
+        bucket[5] = stored[1] - bucket[1]
+      else
+        deficit = math.min(deficit, bucket[1] * bucket[2])
+      end
     end
+    bucket[4] = math.max(0, refill(deficit, bucket[3]) - bucket[5] * bucket[2])
+    return bucket
   end
-  bucket[4] = math.max(0, refill(deficit, bucket[3]) - bucket[5] * bucket[2])
-  return bucket
-end
 
--- The same for a bucket of a ban: other options for it forgive what they would not count.
-local function renewed(stored, limit)
-  local bucket = current(stored, limit)
-  if stored and (stored[1] ~= bucket[1] or stored[2] ~= bucket[2] or stored[3] ~= bucket[3]) then
-    bucket[4], bucket[5] = math.min(bucket[4], bucket[1] * bucket[2]), 0
-  end
-  return bucket
-end
-
--- What a bucket holds now that is not asked for.
-local function untouched(bucket)
-  bucket[4] = refill(bucket[4], bucket[3])
-  return bucket
-end
-
-local limits, strikes, memory, shortest, longest = #ARGV, nil, nil, nil, nil
-if ARGV[limits] == 'ban' then
-  limits = limits - 5
-  strikes, memory = renewed(bans[1], ARGV[limits + 1]), renewed(bans[2], ARGV[limits + 2])
-  shortest, longest = tonumber(ARGV[limits + 3]), tonumber(ARGV[limits + 4])
-end
-local function banned()
-  return math.ceil(math.max(0, strikes[4] - strikes[1] * strikes[2]) / strikes[3])
-end
-
-local shut = strikes and banned() > 0
-local asked, allowed, changed = {}, not shut, false
-for i = 1, limits, 4 do
-  local bucket = current(buckets[#asked + 1], ARGV[i])
-  asked[#asked + 1] = bucket
-  allowed = allowed and bucket[4] <= tonumber(ARGV[i + 1])
-  changed = changed or tonumber(ARGV[i + 2]) ~= 0
-end
-local look = not changed
-changed = changed and allowed
-local reply = {allowed and 1 or 0, late}
-for i, bucket in ipairs(asked) do
-  if allowed then
-    bucket[4] = math.min(math.max(0, bucket[4] + tonumber(ARGV[4 * i - 1])), 9007199254740991)
-  end
-  reply[#reply + 1] = bucket[4]
-end
-if strikes then
-  -- A refusal is a strike, and the last strike a ban; ban.go says how. A look is no offence.
-  if not (allowed or shut or look) then
-    changed = true
-    strikes[4] = strikes[4] + strikes[2]
-    if strikes[4] > (strikes[1] - 1) * strikes[2] then
-      local length = math.min(math.max(shortest, memory[4]), longest)
-      strikes[4] = strikes[1] * strikes[2] + length * strikes[3]
-      memory[4] = 3 * length
+  -- The same for a bucket of a ban: other options for it forgive what they would not count.
+  local function renewed(stored, limit)
+    local bucket = current(stored, limit)
+    if stored and (stored[1] ~= bucket[1] or stored[2] ~= bucket[2] or stored[3] ~= bucket[3]) then
+      bucket[4], bucket[5] = math.min(bucket[4], bucket[1] * bucket[2]), 0
     end
+    return bucket
   end
-  reply[#reply + 1] = banned()
+
+  -- What a bucket holds now that is not asked for.
+  local function untouched(bucket)
+    bucket[4] = refill(bucket[4], bucket[3])
+    return bucket
+  end
+
+  local strikes, memory, shortest, longest
+  if banning then
+    strikes, memory = renewed(bans[1], ARGV[limits + 1]), renewed(bans[2], ARGV[limits + 2])
+    shortest, longest = tonumber(ARGV[limits + 3]), tonumber(ARGV[limits + 4])
+  end
+  local function banned()
+    return math.ceil(math.max(0, strikes[4] - strikes[1] * strikes[2]) / strikes[3])
+  end
+
+  local shut = strikes and banned() > 0
+  local asked, allowed, changed = {}, not shut, false
+  for i = 1, limits, 4 do
+    local bucket = current(buckets[#asked + 1], ARGV[i])
+    asked[#asked + 1] = bucket
+    allowed = allowed and bucket[4] <= tonumber(ARGV[i + 1])
+    changed = changed or tonumber(ARGV[i + 2]) ~= 0
+  end
+  local look = not changed
+  changed = changed and allowed
+  local answer = {allowed and 1 or 0, late}
+  for i, bucket in ipairs(asked) do
+    if allowed then
+      bucket[4] = math.min(math.max(0, bucket[4] + tonumber(ARGV[4 * i - 1])), 9007199254740991)
+    end
+    answer[#answer + 1] = bucket[4]
+  end
+  if strikes then
+    -- A refusal is a strike, and the last strike a ban; ban.go says how. A look is no offence.
+    if not (allowed or shut or look) then
+      changed = true
+      strikes[4] = strikes[4] + strikes[2]
+      if strikes[4] > (strikes[1] - 1) * strikes[2] then
+        local length = math.min(math.max(shortest, memory[4]), longest)
+        strikes[4] = strikes[1] * strikes[2] + length * strikes[3]
+        memory[4] = 3 * length
+      end
+    end
+    answer[#answer + 1] = banned()
+  end
+
+  -- Write once, and only if something changes. A refusal changes nothing, but for a clock that starts again.
+  if not (changed or rebased) then return answer end
+  for i = #asked + 1, #buckets do asked[i] = untouched(buckets[i]) end
+  if not strikes and bans[1] then
+    strikes, memory = untouched(bans[1]), untouched(bans[2])
+  end
+  local fields, full = {string.format('b1 %.0f', now + late)}, 0
+  local function write(bucket)
+    local larger = bucket[5] or 0
+    local deficit = math.min(bucket[4] + larger * bucket[2], 9007199254740991)
+    fields[#fields + 1] = string.format('%.0f %.0f %.0f %.0f', bucket[1] + larger, bucket[2], bucket[3], deficit)
+    full = math.max(full, math.ceil(deficit / bucket[3]))
+  end
+  for _, bucket in ipairs(asked) do write(bucket) end
+  if strikes and strikes[4] + memory[4] > 0 then
+    fields[#fields + 1] = 'ban'
+    write(strikes)
+    write(memory)
+  end
+  if state or full > 0 then
+    -- The key lives until every bucket is full, and as much longer as a clock may be behind.
+    redis.call('SET', key, table.concat(fields, ' '), 'PX', math.ceil((full + late) / 1000) + 2000)
+  end
+  return answer
 end
 
--- Write once, and only if something changes. A refusal changes nothing, but for a clock that starts again.
-if not (changed or rebased) then return reply end
-for i = #asked + 1, #buckets do asked[i] = untouched(buckets[i]) end
-if not strikes and bans[1] then
-  strikes, memory = untouched(bans[1]), untouched(bans[2])
-end
-local fields, full = {string.format('b1 %.0f', now + late)}, 0
-local function write(bucket)
-  local larger = bucket[5] or 0
-  local deficit = math.min(bucket[4] + larger * bucket[2], 9007199254740991)
-  fields[#fields + 1] = string.format('%.0f %.0f %.0f %.0f', bucket[1] + larger, bucket[2], bucket[3], deficit)
-  full = math.max(full, math.ceil(deficit / bucket[3]))
-end
-for _, bucket in ipairs(asked) do write(bucket) end
-if strikes and strikes[4] + memory[4] > 0 then
-  fields[#fields + 1] = 'ban'
-  write(strikes)
-  write(memory)
-end
-if state or full > 0 then
-  -- The key lives until every bucket is full, and as much longer as a clock may be behind.
-  redis.call('SET', key, table.concat(fields, ' '), 'PX', math.ceil((full + late) / 1000) + 2000)
+local width = 2 + limits / 4 + (banning and 1 or 0)
+for _, i in ipairs(others) do
+  local answer = decide(KEYS[i])
+  for j = 1, width do reply[(i - 1) * width + j] = answer[j] or 0 end
 end
 return reply

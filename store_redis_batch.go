@@ -4,19 +4,17 @@ import (
 	"context"
 	"slices"
 	"sync"
-
-	"github.com/redis/go-redis/v9"
 )
 
-// batcher sends takes that come at the same time down one connection as one pipeline, which spares Redis and
-// this process most of the cost of a take: reading and writing sockets. A take that is alone is sent at once,
-// as it would be without.
+// batcher sends takes that come at the same time together, down one connection, which spares Redis and this
+// process most of the cost of a take: reading and writing sockets. A take that is alone is sent at once, as it
+// would be without.
 //
 // It owns no goroutine. While a batch is on its way, takes queue up; when it is back, the one that came last
 // sends all that wait, itself included. go-redis' AutoPipeline does the same with goroutines that have to be
 // closed, is slower for a single caller, and splits batches of commands that must not be sent twice.
 type batcher struct {
-	client redis.UniversalClient
+	merger
 
 	mu      sync.Mutex
 	flights int // batches on their way
@@ -34,13 +32,13 @@ const (
 
 // batchCall is a take that waits for its turn.
 type batchCall struct {
-	cmd  redis.Cmder
+	cmd  onceCmd
 	wake chan []*batchCall // receives the batch to send, if it is to send one; closed when cmd has its reply
 }
 
 // process sends cmd and returns when it has its reply, or ctx is done. If ctx is done before cmd was sent, it
 // never will be. All contexts have the same budget, so that the last to come has the latest deadline.
-func (b *batcher) process(ctx context.Context, cmd redis.Cmder) error {
+func (b *batcher) process(ctx context.Context, cmd onceCmd) error {
 	b.mu.Lock()
 	if b.flights < mostFlights {
 		b.flights++
@@ -86,11 +84,11 @@ func (b *batcher) woken(ctx context.Context, call *batchCall, batch []*batchCall
 			}
 		}
 	}()
-	pipe := b.client.Pipeline()
-	for _, c := range batch {
-		_ = pipe.Process(ctx, c.cmd) // Only queues it.
+	cmds := make([]onceCmd, len(batch))
+	for i, c := range batch {
+		cmds[i] = c.cmd
 	}
-	_, _ = pipe.Exec(ctx) // Each command has its own error.
+	b.send(ctx, cmds)
 	return call.cmd.Err()
 }
 

@@ -15,8 +15,8 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
-// pipelineCounter counts what goes down the wire together.
-type pipelineCounter struct{ alone, batches, batched atomic.Int64 }
+// pipelineCounter counts what goes down the wire together: keys, in runs of the script, in batches.
+type pipelineCounter struct{ alone, batches, runs, batched atomic.Int64 }
 
 func (*pipelineCounter) DialHook(next redis.DialHook) redis.DialHook { return next }
 
@@ -33,7 +33,10 @@ func (p *pipelineCounter) ProcessPipelineHook(next redis.ProcessPipelineHook) re
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		if cmds[0].Name() == "evalsha" { // A new connection says hello in a pipeline.
 			p.batches.Add(1)
-			p.batched.Add(int64(len(cmds)))
+			for _, cmd := range cmds {
+				p.runs.Add(1)
+				p.batched.Add(int64(cmd.Args()[2].(int)))
+			}
 		}
 		return next(ctx, cmds)
 	}
@@ -69,8 +72,10 @@ func TestConcurrentTakesShareATripAndAreChargedOnce(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, r.Allowed, "and once")
 	depth := float64(counter.batched.Load()) / float64(counter.batches.Load())
-	t.Logf("%d takes alone, %d in %d batches, %.1f each", counter.alone.Load(), counter.batched.Load(), counter.batches.Load(), depth)
+	t.Logf("%d takes alone, %d in %d runs in %d batches, %.1f each", counter.alone.Load(), counter.batched.Load(),
+		counter.runs.Load(), counter.batches.Load(), depth)
 	require.Greater(t, depth, 2.0)
+	require.Less(t, counter.runs.Load(), 2*counter.batches.Load(), "and a run of the script")
 }
 
 func TestTakeThatIsAloneIsNotBatched(t *testing.T) {

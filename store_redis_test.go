@@ -1043,7 +1043,7 @@ func TestRedisRepliesAreChecked(t *testing.T) {
 	for _, bad := range []string{
 		"+OK\r\n", ":1\r\n", "$3\r\nabc\r\n", "$-1\r\n", "*-1\r\n", "*0\r\n", "*1\r\n:1\r\n", "*2\r\n:1\r\n:0\r\n",
 		"*4\r\n:1\r\n:0\r\n:0\r\n:0\r\n", "*3\r\n:1\r\n:0\r\n$3\r\nabc\r\n", "*3\r\n:1\r\n:0\r\n*1\r\n:0\r\n",
-		"*3\r\n+OK\r\n:0\r\n:0\r\n", "*3\r\n:2\r\n:0\r\n:0\r\n", "*3\r\n:-1\r\n:0\r\n:0\r\n", "*3\r\n:1\r\n:-1\r\n:0\r\n",
+		"*3\r\n+OK\r\n:0\r\n:0\r\n", "*3\r\n:2\r\n:0\r\n:0\r\n", "*3\r\n:-2\r\n:0\r\n:0\r\n", "*2\r\n:-1\r\n:0\r\n", "*3\r\n:1\r\n:-1\r\n:0\r\n",
 		"*3\r\n:1\r\n:0\r\n:-1\r\n", "*3\r\n:1\r\n:0\r\n:9007199254740992\r\n", "*3\r\n:0\r\n:9223372036854775807\r\n:0\r\n", "-ERR no\r\n", "-NOSCRIPT no\r\n", "-LOADING no\r\n", "-OOM no\r\n", "-BUSY no\r\n", "-READONLY no\r\n",
 		"-MISCONF no\r\n", "-NOAUTH no\r\n", "!\r\n", "\r\n",
 	} {

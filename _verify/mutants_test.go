@@ -17,7 +17,7 @@ type mutant struct{ file, why, before, after string }
 // quickTests are those of the root package that judge decisions and stored states; the others are about what is
 // around them, or wait.
 const (
-	quickTests = `^Test(Refill|Takes|Adjustments|TakeOver|Convert|Limits|MulDivUp|Bounds|Rates|Redis|Memory|Ban|Refusals|Hammer|Wrong|Argument)`
+	quickTests = `^Test(Refill|Takes|Adjustments|TakeOver|Convert|Limits|MulDivUp|Bounds|Rates|Redis|Merg|Memory|Ban|Refusals|Hammer|Wrong|Argument)`
 	slowTests  = `Budget|Pause|Cluster|Processes|IsReturned|DownAtFirst|Flood`
 )
 
@@ -27,6 +27,7 @@ var likelyTests = map[string]string{
 	"ban.go":               `^TestBan`,
 	"store_redis.lua":      `^TestRedisStore$`,
 	"store_redis.go":       `^TestRedisLostReply`,
+	"store_redis_merge.go": `^TestMerg`,
 	"store_memory_slot.go": `^TestMemoryStore`,
 	"store_memory_wide.go": `^TestMemoryStore$`,
 }

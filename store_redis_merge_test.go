@@ -1,0 +1,212 @@
+package ratelimit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/gin-ratelimit/ratelimit/internal/redistest"
+)
+
+// scriptCallOf is how a store has the script asked, without asking it.
+func scriptCallOf(t *testing.T, store *RedisStore, ask func(*RedisStore) error) (call scriptCall) {
+	t.Helper()
+	caught := errors.New("caught")
+	catching := *store
+	catching.process = func(_ context.Context, cmd onceCmd) error {
+		call = cmd.scriptCall
+		return caught
+	}
+	require.ErrorIs(t, ask(&catching), caught)
+	return call
+}
+
+// TestMergedTakesAreDecidedAsSingleOnes gives the same random calls to two sets of keys, merged and one by one.
+func TestMergedTakesAreDecidedAsSingleOnes(t *testing.T) {
+	ctx := context.Background()
+	server := redistest.Start(t, redistest.WithClock())
+	clock := server.Clock()
+	clock.Freeze(time.Unix(1_800_000_000, 0))
+	client := server.Client()
+	store, err := NewRedisStore(client, WithKeyPrefix(""), WithDenyCache(0))
+	require.NoError(t, err)
+	require.NoError(t, client.ScriptLoad(ctx, redisScript).Err())
+	m := merger{client: client}
+	m.oneServer.Store(true)
+
+	lists := [][]Limit{
+		{{5, PerSecond(10)}}, {{5, PerSecond(10)}}, {{5, PerSecond(10)}}, {{9, PerSecond(10)}}, {{5, PerSecond(7)}},
+		{{5, PerSecond(10)}, {50, PerMinute(100)}},
+	}
+	key := func() string { return fmt.Sprint(rand.IntN(24)) }
+	random := func() scriptCall {
+		limits, n := lists[rand.IntN(len(lists))], rand.IntN(3)
+		return scriptCallOf(t, store, func(s *RedisStore) error {
+			var err error
+			switch rand.IntN(20) {
+			case 0:
+				err = s.Reset(ctx, key())
+			case 1:
+				_, err = s.Adjust(ctx, key(), n-1, limits)
+			case 2:
+				_, err = s.TakeWith(ctx, key(), n, limits, TakeOptions{Ban: Ban{After: 3, Within: time.Second, For: time.Second, Max: time.Minute}})
+			default:
+				_, err = s.Take(ctx, key(), n, limits)
+			}
+			return err
+		})
+	}
+	foreign := func(prefix string) {
+		require.NoError(t, client.Set(ctx, prefix+"1", "somebody's", 0).Err())
+		require.NoError(t, client.HSet(ctx, prefix+"2", "field", "value").Err())
+	}
+	foreign("merged:")
+	foreign("alone:")
+
+	merged, refused, notOurs := 0, 0, 0
+	for round := range 300 {
+		clock.Advance(time.Duration(rand.IntN(200_000)) * time.Microsecond)
+		var cmds []onceCmd
+		for range 1 + rand.IntN(40) {
+			call := random()
+			call.keys = []string{"merged:" + call.keys[0]}
+			cmds = append(cmds, newOnceCmd(ctx, call))
+		}
+		m.send(ctx, cmds)
+		for _, group := range groupAlike(cmds) {
+			merged += len(group) - 1
+			for _, cmd := range group {
+				require.NoError(t, cmd.Err())
+				call := cmd.scriptCall
+				call.keys = []string{strings.Replace(cmd.keys[0], "merged:", "alone:", 1)}
+				alone := newOnceCmd(ctx, call)
+				require.NoError(t, client.Process(ctx, alone))
+				require.Equal(t, alone.Val(), cmd.Val(), "%v", call)
+				switch cmd.Val()[0] {
+				case 0:
+					refused++
+				case -1:
+					notOurs++
+				}
+			}
+		}
+		if round%10 > 0 {
+			continue
+		}
+		for i := range 24 {
+			merged, alone := fmt.Sprint("merged:", i), fmt.Sprint("alone:", i)
+			require.Equal(t, client.Dump(ctx, alone).Val(), client.Dump(ctx, merged).Val())
+			require.Equal(t, client.PTTL(ctx, alone).Val(), client.PTTL(ctx, merged).Val())
+		}
+	}
+	t.Logf("%d merged, %d refused, %d of keys that are not ours", merged, refused, notOurs)
+	require.Greater(t, merged, 1000)
+	require.Greater(t, refused, 100)
+	require.Greater(t, notOurs, 100)
+}
+
+// TestMergedTakesThatRedisRefusesAreNotCharged: where memory is short, the first write fails, and so do all.
+func TestMergedTakesThatRedisRefusesAreNotCharged(t *testing.T) {
+	ctx := context.Background()
+	client := redistest.Start(t).Client()
+	store, err := NewRedisStore(client)
+	require.NoError(t, err)
+	require.NoError(t, client.ScriptLoad(ctx, redisScript).Err())
+	require.NoError(t, client.HSet(ctx, "ratelimit:3", "field", "value").Err())
+	m := merger{client: client}
+	m.oneServer.Store(true)
+	ten := func() (cmds []onceCmd) {
+		for i := range 10 {
+			cmds = append(cmds, newOnceCmd(ctx, scriptCallOf(t, store, func(s *RedisStore) error {
+				_, err := s.Take(ctx, fmt.Sprint(i), 1, []Limit{{5, PerDay(5)}})
+				return err
+			})))
+		}
+		return cmds
+	}
+	require.NoError(t, client.ConfigSet(ctx, "maxmemory", "1").Err())
+	cmds := ten()
+	m.send(ctx, cmds)
+	for _, cmd := range cmds {
+		require.True(t, redis.HasErrorPrefix(cmd.Err(), "OOM"), "%v: %v", cmd.keys, cmd.Err())
+	}
+	require.NoError(t, client.ConfigSet(ctx, "maxmemory", "0").Err())
+	require.EqualValues(t, 1, client.DBSize(ctx).Val())
+	cmds = ten()
+	m.send(ctx, cmds)
+	for i, cmd := range cmds {
+		require.NoError(t, cmd.Err())
+		require.Equal(t, i != 3, cmd.Val()[0] == 1)
+	}
+	require.EqualValues(t, 10, client.DBSize(ctx).Val())
+}
+
+// TestMergingNeedsOneServer has many callers take of many keys, from a server and through a proxy that sends each
+// script to where its first key lives.
+func TestMergingNeedsOneServer(t *testing.T) {
+	shards := []*redis.Client{redistest.Start(t).Client(), redistest.Start(t).Client()}
+	proxy := func(shards []*redis.Client) string {
+		return redistest.Pretend(t, func(command []string) (string, bool) {
+			if !strings.HasPrefix(command[0], "eval") {
+				return redistest.Handshake(command)
+			}
+			hash := fnv.New32a()
+			hash.Write([]byte(command[3]))
+			args := make([]any, len(command))
+			for i, arg := range command {
+				args[i] = arg
+			}
+			numbers, err := shards[hash.Sum32()%uint32(len(shards))].Do(context.Background(), args...).Int64Slice()
+			if err != nil {
+				return "-" + err.Error() + "\r\n", true
+			}
+			reply := fmt.Sprintf("*%d\r\n", len(numbers))
+			for _, n := range numbers {
+				reply += fmt.Sprintf(":%d\r\n", n)
+			}
+			return reply, true
+		})
+	}
+	for name, shards := range map[string][]*redis.Client{"one": shards[:1], "two": shards} {
+		client := redis.NewClient(&redis.Options{Addr: proxy(shards), ContextTimeoutEnabled: true})
+		defer client.Close()
+		counter := &pipelineCounter{}
+		client.AddHook(counter)
+		store, err := NewRedisStore(client, WithTimeout(10*time.Second), WithKeyPrefix(name+":"), WithDenyCache(0))
+		require.NoError(t, err)
+		const callers, takes, keys, capacity = 32, 60, 64, 10
+		var admitted atomic.Int64
+		var taking sync.WaitGroup
+		for range callers {
+			taking.Go(func() {
+				for range takes {
+					r, err := store.Take(context.Background(), fmt.Sprint(rand.IntN(keys)), 1, []Limit{{capacity, PerDay(1)}})
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if r.Allowed {
+						admitted.Add(1)
+					}
+				}
+			})
+		}
+		taking.Wait()
+		require.LessOrEqual(t, admitted.Load(), int64(keys*capacity), name)
+		require.Greater(t, admitted.Load(), int64(keys*capacity*9/10), name)
+		t.Logf("%s: %d keys in %d runs in %d batches", name, counter.batched.Load(), counter.runs.Load(), counter.batches.Load())
+		require.Greater(t, counter.batches.Load(), int64(1), name)
+		merges := counter.batched.Load() > 2*counter.runs.Load()
+		require.Equal(t, len(shards) == 1, merges, "%s: %d keys in %d runs", name, counter.batched.Load(), counter.runs.Load())
+	}
+}
