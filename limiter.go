@@ -168,8 +168,8 @@ func (l *Limiter) Handle(c *gin.Context) {
 	}
 	c.Set(decisionKey{}, d)
 	h := c.Writer.Header()
-	if l.headers == nil && !(d.earlier != nil && tighterXHeaders(h, d.result)) {
-		writeXHeaders(h, d.result, &d.xHeaders)
+	if l.headers == nil && !(d.earlier != nil && tighterXHeaders(h, &d.result)) {
+		writeXHeaders(h, &d.result, &d.xHeaders)
 	}
 	for _, write := range l.headers {
 		write(h, l.name, d.result)
@@ -219,16 +219,16 @@ func (l *Limiter) decide(ctx context.Context, c *gin.Context, d *decision) error
 	if len(l.observers) > 0 {
 		start = time.Now()
 	}
-	result, err := l.ask(ctx, d.key, d.cost, d.limits)
-	d.result = result
-	if result.Allowed {
+	var err error
+	d.result, err = l.ask(ctx, d.key, d.cost, d.limits)
+	if d.result.Allowed {
 		d.charged = d.cost
 	}
 	var elapsed time.Duration
 	if len(l.observers) > 0 {
 		elapsed = time.Since(start)
 	}
-	if result.Wait > 0 && d.mode != Shadow {
+	if d.result.Wait > 0 && d.mode != Shadow {
 		l.wait(ctx, d)
 	}
 	if len(l.observers) > 0 {

@@ -33,13 +33,13 @@ const (
 // X-RateLimit-Reset, the Unix time in seconds, rounded up, at which the bucket is full again. Where limiters
 // stack, they are those of the limiter with the fewest tokens left, or of the one that refuses.
 func XHeaders(h http.Header, _ string, r Result) {
-	if !tighterXHeaders(h, r) {
-		writeXHeaders(h, r, new(xHeaderValues))
+	if !tighterXHeaders(h, &r) {
+		writeXHeaders(h, &r, new(xHeaderValues))
 	}
 }
 
 // tighterXHeaders reports whether an earlier limiter has left fewer tokens.
-func tighterXHeaders(h http.Header, r Result) bool {
+func tighterXHeaders(h http.Header, r *Result) bool {
 	earlier := h[headerXRemaining]
 	if !r.Allowed || len(earlier) == 0 {
 		return false
@@ -55,7 +55,7 @@ type xHeaderValues struct {
 	text  [3 * 20]byte
 }
 
-func writeXHeaders(h http.Header, r Result, room *xHeaderValues) {
+func writeXHeaders(h http.Header, r *Result, room *xHeaderValues) {
 	now := time.Now()
 	reset := now.Add(r.ResetAfter)
 	seconds := reset.Unix()

@@ -66,13 +66,13 @@ const Never time.Duration = math.MaxInt64
 // to the microsecond, and are rounded up: who waits RetryAfter is admitted, absent competitors.
 type Result struct {
 	Allowed    bool
+	Banned     bool          // refused because of TakeOptions.Ban, whatever is in the bucket; Remaining is 0
 	Source     Source        // who decided
 	Limit      Limit         // the limit that decided: the refusing one with the longest wait, else the one with the fewest tokens left
 	Remaining  int           // whole tokens left in that limit's bucket, rounded down, never negative
 	RetryAfter time.Duration // until the same take is admitted; 0 if Allowed, Never if it costs more than the capacity
 	ResetAfter time.Duration // until that bucket is full; 0 if it is
 	Wait       time.Duration // how long to wait before going on, if TakeOptions.MaxWait allowed any; 0 if refused
-	Banned     bool          // refused because of TakeOptions.Ban, whatever is in the bucket; Remaining is 0
 }
 
 // Source says who decided. The zero Source is a Store that does not say.

@@ -50,7 +50,7 @@ func onRedis(name string, callers int, p peer, per limit, keys keyset, want verd
 	newLoad(callers, redisBatch, keys, same(take)).lasting(o.lasts) // Connections, scripts, and most of the keys.
 
 	histograms := make([]histogram, callers)
-	l := newLoad(callers, redisBatch, keys, func(caller int) taker { return histograms[caller].timed(take) })
+	l := newLoad(callers, redisBatch, keys, func(caller int) taker { return yielding(histograms[caller].timed(take)) })
 	before := statsOf(ctx, client, p.sends)
 	start := time.Now()
 	perTake, _ := l.lasting(lasts)
@@ -70,6 +70,16 @@ func onRedis(name string, callers int, p peer, per limit, keys keyset, want verd
 	}
 	m.check(name, t, want)
 	return m
+}
+
+// yielding gives the core away after each take, as the goroutine of a request does when it goes back to its connection.
+// Callers that get refusals from memory would otherwise never block, and keep others from ever reading their replies.
+func yielding(take taker) taker {
+	return func(key string) verdict {
+		v := take(key)
+		runtime.Gosched()
+		return v
+	}
 }
 
 // serverStats are what a server has spent since it started.

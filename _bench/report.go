@@ -271,8 +271,8 @@ const behindTheFigures = `
   collection. Two more are Gin's ClientIP.
 - Reading the clock is half of a take from memory. The rest suffers more than the floor does when another tenant of the machine
   shares the core, so the ratio of the two has been between 1.4 and 1.9.
-- Where refusals come from memory, some takes fail: callers that never block keep both cores, and the one that waits for Redis may
-  be woken after its time budget.
+- On Redis, takes that come together and ask the same about different keys are one run of the script: one of many costs the server
+  half of one alone. With few callers there is little to put together.
 `
 
 const notInThisRun = `
