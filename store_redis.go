@@ -74,10 +74,11 @@ func WithDenyCache(entries int) RedisOption { return func(c *redisConfig) { c.de
 //
 // A *redis.Client, for one server or by NewFailoverClient, works as it is; but if it has hooks, as for tracing, make
 // it with ContextTimeoutEnabled: true, because otherwise the store works on a copy, and go-redis leaves hooks out of
-// copies. A *redis.ClusterClient and a
-// *redis.Ring must be made with ContextTimeoutEnabled: true, because without it go-redis waits for its own
-// timeouts, which are seconds, and not for [WithTimeout]; otherwise the error says so. Whatever retries the
-// client is configured for, a take is sent at most once.
+// copies.
+//
+// A *redis.ClusterClient and a *redis.Ring must be made with ContextTimeoutEnabled: true, because without it go-redis
+// waits for its own timeouts, which are seconds, and not for [WithTimeout]; otherwise the error says so. Whatever
+// retries the client is configured for, a take is sent at most once.
 //
 // DialerRetries: 1 is worth setting in the client's options: by default go-redis dials a server that is down five
 // times, 100 ms apart, so that each take uses up its budget and reports a timeout instead of the refusal.
