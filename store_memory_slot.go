@@ -68,8 +68,9 @@ func (s *slot) apply(m *MemoryStore, l *internedLimit, c *change) (deficit int64
 		}
 		s.advance(now, l.id)
 		// Reading the clock takes as long as all the rest, so others may have been here meanwhile. What they left
-		// is good for this time too; only to be refused would need another.
-		for full = s.full.Load(); full != dead; full = s.full.Load() {
+		// is good for this time too, unless theirs was later: seen from an earlier time, tokens would be missing
+		// that have refilled since. To be refused needs another time as well.
+		for full = s.full.Load(); full != dead && s.tick() <= now; full = s.full.Load() {
 			if before = max(0, full-start); before > room {
 				break
 			}
