@@ -24,7 +24,7 @@ type internedLimit struct {
 	Limit
 	id      int
 	scale   scale
-	horizon int64 // the last tick at which an instant of this limit still fits a slot's word
+	horizon int64 // the last tick at which a slot can hold both it and an instant of this limit
 }
 
 // is reports whether l is limit; == calls a function for three words.
@@ -63,7 +63,7 @@ func (t *limitTable) intern(limit Limit) (*internedLimit, error) {
 	if len(next.all) == 1<<limitBits {
 		return nil, nil
 	}
-	l := &internedLimit{limit, len(next.all), s, maxInstant / s.perTick}
+	l := &internedLimit{limit, len(next.all), s, min(maxTick, maxInstant/s.perTick)}
 	next.ids[limit] = l
 	next.all = append(next.all, l)
 	t.known.Store(&next)

@@ -35,15 +35,19 @@ const (
 	// dead marks a slot whose bucket is elsewhere or gone. Whoever still holds the slot fails to swap.
 	dead = -1
 	// limitBits is how much of meta names the limit. 4,096 limits in slots are more than programs have, and
-	// the 52 bits left count microseconds for 142 years.
+	// the 52 bits left count microseconds for 71 years.
 	limitBits = 12
+	maxTick   = 1<<(63-limitBits) - 1
 )
 
 func metaOf(tick int64, limit int) uint64 { return uint64(tick)<<limitBits | uint64(limit) }
 
 func (s *slot) limit() int { return int(s.meta.Load() & (1<<limitBits - 1)) }
 
-func (s *slot) tick() int64 { return int64(s.meta.Load() >> limitBits) }
+func (s *slot) tick() int64 { return tickOf(s.meta.Load()) }
+
+// tickOf keeps the sign: in a synctest bubble it is long before the base of a store made outside.
+func tickOf(meta uint64) int64 { return int64(meta) >> limitBits }
 
 // apply changes the bucket, and is not ok where a slot cannot: it is dead, time is too far for the word, or a
 // refusal has to be counted.
@@ -52,8 +56,9 @@ func (s *slot) apply(m *MemoryStore, l *internedLimit, c *change) (deficit int64
 	for {
 		full := s.full.Load()
 		// The clock is read after the word, so that a refusal holds for that time. Read before, a goroutine that
-		// was held up would refuse by an old time.
-		now := m.now()
+		// was held up would refuse by an old time. Between a synctest bubble and the world outside, time may go
+		// back; then it stands still.
+		now := max(m.now(), s.tick())
 		if full == dead || now > l.horizon {
 			return 0, false, false
 		}
@@ -87,7 +92,7 @@ func (s *slot) advance(now int64, limit int) {
 	meta := metaOf(now, limit)
 	for {
 		old := s.meta.Load()
-		if old >= meta || s.meta.CompareAndSwap(old, meta) {
+		if tickOf(old) >= now || s.meta.CompareAndSwap(old, meta) {
 			return
 		}
 	}

@@ -118,6 +118,41 @@ func TestMemoryOverflow(t *testing.T) {
 	})
 }
 
+// Programs test with synctest what uses a store that was made outside of the bubble, where the clock is years behind.
+func TestMemoryStoreFromOutsideTheBubble(t *testing.T) {
+	store, fast := ratelimit.NewMemoryStore(), ratelimit.Limit{Capacity: 2, Refill: ratelimit.PerSecond(2)}
+	mustTake(t, store, "both", 1, perHour)
+	synctest.Test(t, func(t *testing.T) {
+		for _, want := range []int{1, 0} {
+			if r := mustTake(t, store, "inside", 1, fast); !r.Allowed || r.Remaining != want {
+				t.Fatalf("got %+v, want %d left", r, want)
+			}
+		}
+		time.Sleep(499 * time.Millisecond)
+		if r := mustTake(t, store, "inside", 1, fast); r.Allowed || r.RetryAfter != time.Millisecond {
+			t.Errorf("a millisecond too early: got %+v", r)
+		}
+		time.Sleep(time.Millisecond)
+		if r := mustTake(t, store, "inside", 1, fast); !r.Allowed || r.Remaining != 0 {
+			t.Errorf("half a second later: got %+v", r)
+		}
+		for left := 3; left >= 0; left-- {
+			if r := mustTake(t, store, "both", 1, perHour); !r.Allowed || r.Remaining != left {
+				t.Fatalf("a key that was used outside: got %+v, want %d left", r, left)
+			}
+		}
+		if r := mustTake(t, store, "both", 1, perHour); r.Allowed {
+			t.Errorf("a key that was used outside: got %+v", r)
+		}
+	})
+	if r := mustTake(t, store, "both", 1, perHour); r.Allowed {
+		t.Errorf("outside again: got %+v", r)
+	}
+	if r := mustTake(t, store, "inside", 1, fast); !r.Allowed || r.Remaining != 1 {
+		t.Errorf("years later: got %+v", r)
+	}
+}
+
 // Buckets that are full again leave, as others come.
 func TestMemoryIsReturned(t *testing.T) {
 	second, two := ratelimit.Limit{Capacity: 10, Refill: ratelimit.PerSecond(10)}, perHour
