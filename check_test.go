@@ -7,7 +7,6 @@ import (
 	"log"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"reflect"
@@ -472,16 +471,14 @@ func TestCheckRedisThatDoesNotAnswer(t *testing.T) {
 	paused.Pause()
 	defer paused.Resume()
 
-	silent, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0") // accepts, and says nothing
-	check(t, err)
-	defer silent.Close()
+	silent := redistest.Silent(t)
 	refused := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
 	defer refused.Close()
-	black := redis.NewClient(&redis.Options{Addr: silent.Addr().String()})
+	black := redis.NewClient(&redis.Options{Addr: silent})
 	defer black.Close()
-	ring := redis.NewRing(&redis.RingOptions{ContextTimeoutEnabled: true, Addrs: map[string]string{"a": paused.Addr, "b": silent.Addr().String()}})
+	ring := redis.NewRing(&redis.RingOptions{ContextTimeoutEnabled: true, Addrs: map[string]string{"a": paused.Addr, "b": silent}})
 	defer ring.Close()
-	cluster := redis.NewClusterClient(&redis.ClusterOptions{ContextTimeoutEnabled: true, Addrs: []string{silent.Addr().String(), paused.Addr}})
+	cluster := redis.NewClusterClient(&redis.ClusterOptions{ContextTimeoutEnabled: true, Addrs: []string{silent, paused.Addr}})
 	defer cluster.Close()
 
 	for name, client := range map[string]redis.UniversalClient{"paused": client, "refused": refused, "silent": black, "ring": ring, "cluster": cluster} {

@@ -31,6 +31,17 @@ func scriptCallOf(t *testing.T, store *RedisStore, ask func(*RedisStore) error) 
 	return call
 }
 
+// merging returns a store, whose script the server knows, and a merger that takes the server for one.
+func merging(t *testing.T, client *redis.Client, opts ...RedisOption) (*RedisStore, *merger) {
+	t.Helper()
+	store, err := NewRedisStore(client, opts...)
+	require.NoError(t, err)
+	require.NoError(t, client.ScriptLoad(t.Context(), redisScript).Err())
+	m := &merger{client: client}
+	m.oneServer.Store(true)
+	return store, m
+}
+
 // TestMergedTakesAreDecidedAsSingleOnes gives the same random calls to two sets of keys, merged and one by one.
 func TestMergedTakesAreDecidedAsSingleOnes(t *testing.T) {
 	ctx := context.Background()
@@ -38,11 +49,7 @@ func TestMergedTakesAreDecidedAsSingleOnes(t *testing.T) {
 	clock := server.Clock()
 	clock.Freeze(time.Unix(1_800_000_000, 0))
 	client := server.Client()
-	store, err := NewRedisStore(client, WithKeyPrefix(""), WithDenyCache(0))
-	require.NoError(t, err)
-	require.NoError(t, client.ScriptLoad(ctx, redisScript).Err())
-	m := merger{client: client}
-	m.oneServer.Store(true)
+	store, m := merging(t, client, WithKeyPrefix(""), WithDenyCache(0))
 
 	lists := [][]Limit{
 		{{5, PerSecond(10)}}, {{5, PerSecond(10)}}, {{5, PerSecond(10)}}, {{9, PerSecond(10)}}, {{5, PerSecond(7)}},
@@ -119,12 +126,8 @@ func TestMergedTakesAreDecidedAsSingleOnes(t *testing.T) {
 func TestMergedTakesThatRedisRefusesAreNotCharged(t *testing.T) {
 	ctx := context.Background()
 	client := redistest.Start(t).Client()
-	store, err := NewRedisStore(client)
-	require.NoError(t, err)
-	require.NoError(t, client.ScriptLoad(ctx, redisScript).Err())
+	store, m := merging(t, client)
 	require.NoError(t, client.HSet(ctx, "ratelimit:3", "field", "value").Err())
-	m := merger{client: client}
-	m.oneServer.Store(true)
 	ten := func() (cmds []onceCmd) {
 		for i := range 10 {
 			cmds = append(cmds, newOnceCmd(ctx, scriptCallOf(t, store, func(s *RedisStore) error {

@@ -484,32 +484,12 @@ func TestRedisClockThatJitters(t *testing.T) {
 	}
 }
 
-// blackHole accepts connections and never answers.
-func blackHole(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = listener.Close() })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			t.Cleanup(func() { _ = conn.Close() })
-		}
-	}()
-	return listener.Addr().String()
-}
-
 // One that hangs costs the budget, whatever the client's own timeouts, which are seconds by default.
 func TestRedisBudget(t *testing.T) {
 	const budget = 50 * time.Millisecond
 	hanging := redistest.Start(t)
 	addrs := map[string]func() string{
-		"black hole": func() string { return blackHole(t) },
+		"black hole": func() string { return redistest.Silent(t) },
 		"paused":     func() string { return hanging.Addr },
 	}
 	clients := map[string]func(addr string) redis.UniversalClient{
@@ -851,27 +831,15 @@ type lossy struct {
 
 func newLossy(t *testing.T, to string) *lossy {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = listener.Close() })
-	l := &lossy{addr: listener.Addr().String()}
-	go func() {
-		for {
-			client, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			server, err := net.Dial("tcp", to)
-			if err != nil {
-				_ = client.Close()
-				return
-			}
-			t.Cleanup(func() { _ = errors.Join(client.Close(), server.Close()) })
-			go l.forward(client, server)
+	l := &lossy{}
+	l.addr = redistest.Listen(t, func(client net.Conn) {
+		server, err := net.Dial("tcp", to)
+		if err != nil {
+			return
 		}
-	}()
+		defer server.Close()
+		l.forward(client, server)
+	})
 	return l
 }
 
@@ -893,13 +861,11 @@ func (l *lossy) forward(client, server net.Conn) {
 	for {
 		n, err := server.Read(buffer)
 		if err != nil {
-			_ = client.Close()
 			return
 		}
 		if script.Load() {
 			l.lost.Add(1)
 			_ = client.(*net.TCPConn).SetLinger(0)
-			_ = client.Close()
 			return
 		}
 		_, _ = client.Write(buffer[:n])

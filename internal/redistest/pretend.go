@@ -10,9 +10,8 @@ import (
 	"testing"
 )
 
-// Pretend listens until the test ends, and writes to every command what answer returns for it. It hangs up after
-// an answer that says that there are no more.
-func Pretend(tb testing.TB, answer func(command []string) (reply string, more bool)) (addr string) {
+// Listen serves each connection that comes until the test ends, and closes it when serve returns.
+func Listen(tb testing.TB, serve func(net.Conn)) (addr string) {
 	tb.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -25,10 +24,26 @@ func Pretend(tb testing.TB, answer func(command []string) (reply string, more bo
 			if err != nil {
 				return
 			}
-			go pretend(conn, answer)
+			go func() {
+				defer conn.Close()
+				serve(conn)
+			}()
 		}
 	}()
 	return listener.Addr().String()
+}
+
+// Pretend listens until the test ends, and writes to every command what answer returns for it. It hangs up after
+// an answer that says that there are no more.
+func Pretend(tb testing.TB, answer func(command []string) (reply string, more bool)) (addr string) {
+	tb.Helper()
+	return Listen(tb, func(conn net.Conn) { pretend(conn, answer) })
+}
+
+// Silent accepts connections and never answers.
+func Silent(tb testing.TB) (addr string) {
+	tb.Helper()
+	return Listen(tb, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
 }
 
 // Handshake is what Redis 5 answers to the commands with which a client begins: it does not know HELLO.
@@ -40,7 +55,6 @@ func Handshake(command []string) (reply string, more bool) {
 }
 
 func pretend(conn net.Conn, answer func(command []string) (string, bool)) {
-	defer conn.Close()
 	in := bufio.NewReader(conn)
 	for {
 		command, err := readCommand(in)
