@@ -151,6 +151,10 @@ func TestMemoryStoreFromOutsideTheBubble(t *testing.T) {
 	if r := mustTake(t, store, "inside", 1, fast); !r.Allowed || r.Remaining != 1 {
 		t.Errorf("years later: got %+v", r)
 	}
+	slow := ratelimit.Limit{Capacity: 2, Refill: ratelimit.PerHour(1)}
+	if r := mustTake(t, store, "inside", 1, slow); !r.Allowed || r.Remaining != 0 {
+		t.Errorf("years later, by another limit: got %+v", r)
+	}
 }
 
 // Buckets that are full again leave, as others come.
