@@ -160,6 +160,17 @@ type slotTable struct {
 // minSlots is the smallest table: four cache lines.
 const minSlots = 8
 
+func newSlotTable(slots int) *slotTable {
+	t := &slotTable{slots: make([]slot, slots)}
+	// A page of fresh memory that is read before it is written costs two faults, and for the second the kernel
+	// interrupts all other cores. Inserts read first, so the pages are written here.
+	const slotsPerPage = 4096 / unsafe.Sizeof(slot{})
+	for i := 0; i < slots; i += int(slotsPerPage) {
+		t.slots[i].key1.Store(0)
+	}
+	return t
+}
+
 // find returns the key's slot that is not dead, or nil. It needs no lock. Probing is linear, because the next
 // slot is in the same cache line or the one that the processor fetches next.
 func (t *slotTable) find(id *slotKey) *slot {
@@ -233,7 +244,7 @@ func (t *slotTable) crowded() bool { return t.used >= len(t.slots)*13/16 }
 // dead, and wait for the shard's lock to look again.
 func (t *slotTable) rebuilt(m *MemoryStore, now int64) *slotTable {
 	if t == nil {
-		return &slotTable{slots: make([]slot, minSlots)}
+		return newSlotTable(minSlots)
 	}
 	t.evict(m, now, len(t.slots))
 	// Up to 5/8 the same size will do: it leaves room for a fifth more, which pays for the rebuild.
@@ -241,7 +252,7 @@ func (t *slotTable) rebuilt(m *MemoryStore, now int64) *slotTable {
 	for t.live > size*5/8 {
 		size *= 2
 	}
-	next := &slotTable{slots: make([]slot, size)}
+	next := newSlotTable(size)
 	for i := range t.slots {
 		s := &t.slots[i]
 		if s.key1.Load() == 0 {
