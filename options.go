@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -47,11 +48,12 @@ func (c *config) notNil(isNil bool, option, example string) {
 // Options is several options in one, for what a team sets alike on all its limiters. A nil option is a mistake.
 func Options(opts ...Option) Option {
 	return func(c *config) {
-		for _, opt := range opts {
-			c.notNil(opt == nil, "Options", "options")
-			if opt != nil {
-				opt(c)
+		for i, opt := range opts {
+			if opt == nil {
+				c.nils = append(c.nils, fmt.Sprintf("option %d is nil", i))
+				continue
 			}
+			opt(c)
 		}
 	}
 }
@@ -217,26 +219,27 @@ func (c *config) validate() error {
 	mistake := func(format string, args ...any) {
 		errs = append(errs, fmt.Errorf("ratelimit: "+format, args...))
 	}
+	check := func(limit Limit, given string) {
+		if err := limit.Validate(); err != nil {
+			mistake("%s: %s", given, strings.TrimPrefix(err.Error(), "ratelimit: "))
+		}
+	}
 	if !c.hasRefill {
 		mistake("WithRefillRate is missing: say how fast buckets refill, for example WithRefillRate(PerSecond(10))")
 	} else if err := c.refill.validate(); err != nil {
 		mistake("WithRefillRate(%v): tokens and period must be positive, for example PerSecond(10)", c.refill)
 	} else if !c.hasCapacity || c.capacity > 0 {
-		if err := c.limit().Validate(); err != nil {
-			given := fmt.Sprintf("WithRefillRate(%v)", c.refill)
-			if c.hasCapacity {
-				given = fmt.Sprintf("WithCapacity(%d) and %s", c.capacity, given)
-			}
-			mistake("%s: %w", given, err)
+		given := fmt.Sprintf("WithRefillRate(%v)", c.refill)
+		if c.hasCapacity {
+			given = fmt.Sprintf("WithCapacity(%d) and %s", c.capacity, given)
 		}
+		check(c.limit(), given)
 	}
 	if c.hasCapacity && c.capacity < 1 {
 		mistake("WithCapacity(%d): must be at least 1", c.capacity)
 	}
 	for _, limit := range c.further {
-		if err := limit.Validate(); err != nil {
-			mistake("WithLimit(%v): %w", limit, err)
-		}
+		check(limit, fmt.Sprintf("WithLimit(%v)", limit))
 	}
 	switch {
 	case len(c.names) > 1:

@@ -61,15 +61,15 @@ func TestWrongOptions(t *testing.T) {
 		{with(ratelimit.WithCapacity(-5)), "WithCapacity(-5): must be at least 1"},
 
 		{with(ratelimit.WithLimit(ratelimit.Limit{Refill: ratelimit.PerHour(5)})),
-			`WithLimit(5/h burst 0): ratelimit: capacity 0 of limit "5/h burst 0": must be at least 1`},
+			`WithLimit(5/h burst 0): capacity 0 of limit "5/h burst 0": must be at least 1`},
 		{with(ratelimit.WithLimit(ratelimit.Limit{Capacity: -1, Refill: ratelimit.PerHour(5)})),
-			`WithLimit(5/h burst -1): ratelimit: capacity -1 of limit "5/h burst -1": must be at least 1`},
+			`WithLimit(5/h burst -1): capacity -1 of limit "5/h burst -1": must be at least 1`},
 		{with(ratelimit.WithLimit(ratelimit.Limit{Capacity: 5})),
-			"WithLimit(0/0s burst 5): ratelimit: refill rate 0/0s: tokens must be at least 1, for example PerSecond(10)"},
+			"WithLimit(0/0s burst 5): refill rate 0/0s: tokens must be at least 1, for example PerSecond(10)"},
 		{with(ratelimit.WithLimit(ratelimit.Limit{Capacity: 5, Refill: ratelimit.Every(-1)})),
-			"WithLimit(1/-1ns burst 5): ratelimit: refill rate 1/-1ns: the period must be positive, for example PerSecond(10)"},
+			"WithLimit(1/-1ns burst 5): refill rate 1/-1ns: the period must be positive, for example PerSecond(10)"},
 		{with(ratelimit.WithLimit(ratelimit.Limit{Capacity: 60_000, Refill: ratelimit.Every(24*time.Hour + time.Microsecond)})),
-			`WithLimit(1/86400.000001s burst 60000): ratelimit: capacity 60000 of limit "1/86400.000001s burst 60000": ` +
+			`WithLimit(1/86400.000001s burst 60000): capacity 60000 of limit "1/86400.000001s burst 60000": ` +
 				`at this rate at most 52124 can be counted exactly; lower the capacity, or use a rate with rounder numbers`},
 
 		{with(ratelimit.WithName("")), `WithName(""): must have 1 to 64 characters`},
@@ -87,7 +87,7 @@ func TestWrongOptions(t *testing.T) {
 		{with(ratelimit.WithStore(ratelimit.NewMemoryStore())),
 			`WithStore needs WithName: a store may serve many limiters, and the name keeps their buckets apart; for example WithName("login")`},
 
-		{with(nil), "Options(nil): needs options"},
+		{with(nil), "option 1 is nil"},
 		{with(ratelimit.WithStore(nil)), "WithStore(nil): needs a Store, for example NewMemoryStore()"},
 		{with(ratelimit.WithStore((*ratelimit.RedisStore)(nil))), "WithStore(nil): needs a Store, for example NewMemoryStore()"},
 		{with(ratelimit.WithKeyFunc(nil)), "WithKeyFunc(nil): needs a KeyFunc, for example ByClientIP"},
@@ -147,7 +147,7 @@ func TestEveryMistakeAtOnce(t *testing.T) {
 	}
 	slices.Sort(about)
 	require.Equal(t, []string{
-		"Options", "WithCost", "WithKeyFunc", "WithLimit", "WithLimit", "WithName", "WithObserver", "WithRefillRate", "WithStore",
+		"WithCost", "WithKeyFunc", "WithLimit", "WithLimit", "WithName", "WithObserver", "WithRefillRate", "WithStore", "option",
 	}, about)
 }
 

@@ -163,7 +163,8 @@ func TestServerEndsWithTheTestBinary(t *testing.T) {
 		t.Fatal(err)
 	}
 	child := exec.Command(binary, "-test.run=^"+t.Name()+"$")
-	child.Env = append(os.Environ(), "REDISTEST_CHILD=1")
+	// A killed process leaves its temporary folders behind: have them in this test's.
+	child.Env = append(os.Environ(), "REDISTEST_CHILD=1", "TMPDIR="+t.TempDir())
 	stderr, err := child.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
