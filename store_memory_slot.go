@@ -49,16 +49,20 @@ func (s *slot) tick() int64 { return tickOf(s.meta.Load()) }
 // tickOf keeps the sign: in a synctest bubble it is long before the base of a store made outside.
 func tickOf(meta uint64) int64 { return int64(meta) >> limitBits }
 
-// apply changes the bucket, and is not ok where a slot cannot: it is dead, time is too far for the word, or a
-// refusal has to be counted.
-func (s *slot) apply(m *MemoryStore, l *internedLimit, c *change) (deficit int64, allowed, ok bool) {
+// apply changes the bucket at the tick now, which was read before the slot was, and is not ok where a slot cannot:
+// it is dead, time is too far for the word, or a refusal has to be counted.
+func (s *slot) apply(m *MemoryStore, l *internedLimit, c *change, now int64) (deficit int64, allowed, ok bool) {
 	room, cost := c.units(&l.scale)
 	for {
 		full := s.full.Load()
-		// The clock is read after the word, so that a refusal holds for that time. Read before, a goroutine that
-		// was held up would refuse by an old time. Between a synctest bubble and the world outside, time may go
-		// back; then it stands still.
-		now := max(m.now(), s.tick())
+		meta := s.meta.Load() // After full, so its tick is no older.
+		if last := tickOf(meta); last > now {
+			// Another take was later, while this goroutine was held up. Seen from an earlier time, tokens would be
+			// missing that have refilled since. Between a synctest bubble and the world outside time may also go
+			// back; then it stands still.
+			now = max(m.now(), last)
+			continue
+		}
 		if full == dead || now > l.horizon {
 			return 0, false, false
 		}
@@ -71,29 +75,11 @@ func (s *slot) apply(m *MemoryStore, l *internedLimit, c *change) (deficit int64
 		if deficit == before {
 			return deficit, true, true
 		}
-		s.advance(now, l.id)
-		// Reading the clock takes as long as all the rest, so others may have been here meanwhile. What they left
-		// is good for this time too, unless theirs was later: seen from an earlier time, tokens would be missing
-		// that have refilled since. To be refused needs another time as well.
-		for full = s.full.Load(); full != dead && s.tick() <= now; full = s.full.Load() {
-			if before = max(0, full-start); before > room {
-				break
-			}
-			deficit = charged(before, cost)
-			if s.full.CompareAndSwap(full, start+deficit) {
-				return deficit, true, true
-			}
+		if tickOf(meta) < now && !s.meta.CompareAndSwap(meta, metaOf(now, l.id)) {
+			continue
 		}
-	}
-}
-
-// advance moves the tick forward to now, never back.
-func (s *slot) advance(now int64, limit int) {
-	meta := metaOf(now, limit)
-	for {
-		old := s.meta.Load()
-		if tickOf(old) >= now || s.meta.CompareAndSwap(old, meta) {
-			return
+		if s.full.CompareAndSwap(full, start+deficit) {
+			return deficit, true, true
 		}
 	}
 }
@@ -157,8 +143,9 @@ type slotTable struct {
 	cursor int    // where evict goes on
 }
 
-// minSlots is the smallest table: four cache lines.
-const minSlots = 8
+// minSlots is the smallest table, 1 KiB: four times the slots that 1,000 keys need. Two keys in one cache line are
+// two cores that wait for each other, and memory is cheap as long as keys are few.
+const minSlots = 32
 
 func newSlotTable(slots int) *slotTable {
 	t := &slotTable{slots: make([]slot, slots)}
