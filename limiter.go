@@ -152,7 +152,7 @@ func (l *Limiter) Handle(c *gin.Context) {
 	case mode == Shadow && err != nil:
 		return
 	case mode == Shadow:
-		c.Set(decisionKey{}, d)
+		d.attach(c)
 		d.chargeByOutcome(c)
 		return
 	case errors.Is(ctx.Err(), context.Canceled):
@@ -166,7 +166,7 @@ func (l *Limiter) Handle(c *gin.Context) {
 		}
 		return
 	}
-	c.Set(decisionKey{}, d)
+	d.attach(c)
 	h := c.Writer.Header()
 	if l.headers == nil && !(d.earlier != nil && tighterXHeaders(h, &d.result)) {
 		writeXHeaders(h, &d.result, &d.xHeaders)
@@ -268,44 +268,4 @@ func (l *Limiter) storeKey(key string) string {
 		return key
 	}
 	return l.namespace + key
-}
-
-// Get returns the decision on this request: the refusal, or, where limiters stack, the first of those with the
-// fewest tokens left. Limiters in [Shadow] do not count. It is false where no limiter has decided: none has run, or its
-// store could not.
-func Get(c *gin.Context) (tightest Result, ok bool) {
-	for d := lastDecision(c); d != nil; d = d.earlier {
-		switch {
-		case d.mode == Shadow:
-		case !ok, tightest.Allowed && (!d.result.Allowed || d.result.Remaining <= tightest.Remaining):
-			tightest, ok = d.result, true
-		}
-	}
-	return tightest, ok
-}
-
-// decision is what one limiter does to one request.
-type decision struct {
-	limiter  *Limiter
-	mode     Mode
-	key      string
-	cost     int
-	limits   []Limit
-	result   Result
-	charged  int           // tokens that the request has taken and not given back
-	waited   time.Duration // how long it was held back
-	gone     bool          // whether its context ended meanwhile
-	earlier  *decision     // of the limiter before on the same request
-	xHeaders xHeaderValues
-}
-
-type decisionKey struct{}
-
-func lastDecision(c *gin.Context) *decision {
-	if c.Keys == nil {
-		return nil // As for most requests before the first limiter; Get locks before it looks.
-	}
-	value, _ := c.Get(decisionKey{})
-	d, _ := value.(*decision)
-	return d
 }

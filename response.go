@@ -52,7 +52,7 @@ func tighterXHeaders(h http.Header, r *Result) bool {
 // shared between responses: other middleware may write to them.
 type xHeaderValues struct {
 	lists [3]string
-	text  [3 * 20]byte
+	text  [40]byte // of all three; what needs more is allocated
 }
 
 func writeXHeaders(h http.Header, r *Result, room *xHeaderValues) {
@@ -68,7 +68,7 @@ func writeXHeaders(h http.Header, r *Result, room *xHeaderValues) {
 	text = strconv.AppendInt(text, int64(r.Remaining), 10)
 	remaining := len(text)
 	text = strconv.AppendInt(text, seconds, 10)
-	digits := unsafe.String(&room.text[0], len(text)) // Never written again.
+	digits := unsafe.String(unsafe.SliceData(text), len(text)) // Never written again.
 	room.lists = [3]string{digits[:limit], digits[limit:remaining], digits[remaining:]}
 	h[headerXLimit] = room.lists[0:1:1]
 	h[headerXRemaining] = room.lists[1:2:2]

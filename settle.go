@@ -18,7 +18,8 @@ var ErrNotCharged = errors.New("ratelimit: no limiter with WithCost has taken to
 // last call holds.
 //
 // A handler that never comes to Settle, because it returns early or panics, has cost what was reserved.
-// A client that hangs up changes nothing: the correction is made all the same.
+// A client that hangs up changes nothing: the correction is made all the same. c may be a copy, for work that goes on
+// when the request is over.
 //
 // The error is ErrNotCharged, or about a negative cost, or the store's, in which case the reservation stands.
 func Settle(c *gin.Context, actual int) error {
