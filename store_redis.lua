@@ -27,29 +27,31 @@ local reply, others
 if #ARGV == 4 then
   reply = {0, 0, 0} -- room for one key's numbers
   local limit, room, cost, pertick = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+  local call, pcall, match, format, ceil = redis.call, redis.pcall, string.match, string.format, math.ceil
+  -- A state under this limit, of which nothing is special in a pattern, and how a new one begins.
+  local mine = '^b1 (%d+) ' .. limit .. ' (%d+)$'
+  local fresh = format('b1 %s%06d %s ', time[1], time[2], limit)
   for i = 1, #KEYS do
     local key = KEYS[i]
-    local state = redis.pcall('GET', key)
-    local last, stored, deficit, allowed = now, limit, 0, nil
+    local state = pcall('GET', key)
+    local last, deficit, allowed = now, 0, nil
     if state then
-      last, stored, deficit = string.match(state.err or state, '^b1 (%d+) (%d+ %d+ %d+) (%d+)$')
+      last, deficit = match(state.err or state, mine)
     end
-    if stored == limit then
+    if last then
       last, deficit = tonumber(last), tonumber(deficit)
       local elapsed = now - last
       if elapsed >= 0 and deficit < 9007199254740992 then
-        if elapsed >= math.ceil(deficit / pertick) then
-          deficit = 0
-        else
-          deficit = deficit - elapsed * pertick
-        end
+        deficit = deficit - elapsed * pertick
+        if deficit < 0 then deficit = 0 end
         allowed = deficit <= room and 1 or 0
         -- A refusal writes nothing, nor does a look, or what is given back to a full bucket.
         if allowed == 1 and (cost > 0 or (cost < 0 and state)) then
-          deficit = math.min(math.max(0, deficit + cost), 9007199254740991)
+          deficit = deficit + cost
+          if deficit < 0 then deficit = 0 elseif deficit > 9007199254740991 then deficit = 9007199254740991 end
           -- The numbers as texts that are at hand or made here: Redis makes them with 17 digits, which takes longer.
-          redis.call('SET', key, string.format('b1 %s%06d %s %.0f', time[1], time[2], limit, deficit),
-            'PX', string.format('%.0f', math.ceil(math.ceil(deficit / pertick) / 1000) + 2000))
+          call('SET', key, fresh .. format('%.0f', deficit),
+            'PX', format('%.0f', ceil(ceil(deficit / pertick) / 1000) + 2000))
         end
         reply[3 * i - 2], reply[3 * i - 1], reply[3 * i] = allowed, 0, deficit
       end
@@ -120,10 +122,7 @@ local function decide(key)
     elapsed = 0
   end
 
-  local function refill(deficit, pertick)
-    if elapsed >= math.ceil(deficit / pertick) then return 0 end
-    return deficit - elapsed * pertick
-  end
+  local function refill(deficit, pertick) return math.max(0, deficit - elapsed * pertick) end
 
   -- ceil(a * b / c) for a < c, by doubling and adding, since the product does not fit 53 bits.
   local function muldivup(a, b, c)
