@@ -64,8 +64,8 @@ func lastDecision(c *gin.Context) *decision {
 	case *decision:
 		return w
 	default:
-		// Other middleware may have put its own writer in front. Of what all of those pass on, only this can carry
-		// something and does nothing.
+		// Other middleware may have put its own writer in front. Of the methods that all of those pass on, only this
+		// one can return something of ours, and does nothing.
 		if d, ok := w.Pusher().(*decision); ok {
 			return d
 		}

@@ -128,6 +128,8 @@ func NewLimiter(opts ...Option) (*Limiter, error) {
 //
 // A request whose client has gone by the time of the decision is aborted with 499, since nobody would read
 // the answer.
+//
+// Behind it c.Writer is one of this package's, by which [Get] finds the decision. It passes everything on.
 func (l *Limiter) Handle(c *gin.Context) {
 	if p, ok := c.Writer.(*probe); ok {
 		p.found = append(p.found, l)

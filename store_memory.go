@@ -143,8 +143,8 @@ func (r *Result) describeSlot(c *change, allowed bool, l *internedLimit, deficit
 func (m *MemoryStore) apply(r *Result, key string, c *change, limits []Limit) error {
 	id := m.seeds.identify(key)
 	if len(limits) == 1 {
-		// Reading the clock takes as long as all the rest. So it is read before the slot: others change what is read
-		// long before it is swapped. See slot.apply for why an earlier time does no harm.
+		// Before the slot, because reading the clock takes as long as all the rest, and meanwhile others would change
+		// what was read. See slot.apply for why an earlier time does no harm.
 		now := m.now()
 		if t := m.tables[m.shardOf(&id)].Load(); t != nil {
 			if s := t.find(&id); s != nil {

@@ -267,8 +267,7 @@ const behindTheFigures = `
 ## What stands behind the figures
 
 - Of a request's allocations, one is the decision with its header values, and two are Gin's ClientIP, which takes 220 ns. Of the
-  rest, a third is what any three headers cost: three entries of a map, three numbers to print, and the time of day. Garbage is
-  dear here, because the heap is so small that it is collected all the time: with GOGC=1000 a request is a tenth cheaper.
+  rest, a third is what any three headers cost: three entries of a map, three numbers to print, and the time of day.
 - Reading the clock is half of a take from memory. The rest suffers more than the floor does when another tenant of the machine
   shares the core, so the ratio of the two moves from run to run. On a hot key and two cores the floor is not the least: it
   reads the clock between looking at a bucket and changing it, and here it is read before, so that callers lose fewer races.
