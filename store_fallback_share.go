@@ -1,29 +1,16 @@
 package ratelimit
 
 import (
-	"maps"
 	"math"
 	"math/big"
-	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
 )
 
-// share is a part of limits: a fraction of them, remembered, because takes ask for the same ones again and again.
+// share is a part of limits: a fraction of them.
 type share struct {
-	fraction *big.Rat                               // nil is all
-	known    atomic.Pointer[map[Limit][]limitsPart] // by the first limit of the list; replaced under mu, read without
-
-	mu   sync.Mutex
-	size int // lists in known
+	fraction *big.Rat // nil is all
+	parts    limitsMemo[[]Limit]
 }
-
-// limitsPart is the share of one list of limits.
-type limitsPart struct{ whole, part []Limit }
-
-// mostParts bounds how much is remembered. Programs have few limits; those of a limit function could be any.
-const mostParts = 1024
 
 // set sets the fraction that a float in (0, 1] stands for. The float 1.0/3 is a little less than a third, and 1.0/49
 // taken 49 times is less than 1; so it is the fraction with the smallest denominator that divides to this float,
@@ -44,38 +31,17 @@ func (s *share) set(share float64) {
 
 // of returns the share of limits, which is only to be read.
 func (s *share) of(limits []Limit) []Limit {
-	if s.fraction == nil || len(limits) == 0 {
+	if s.fraction == nil {
 		return limits
 	}
-	if known := s.known.Load(); known != nil {
-		for _, k := range (*known)[limits[0]] {
-			if slices.Equal(k.whole, limits) {
-				return k.part
-			}
+	part, _ := s.parts.of(limits, func(limits []Limit) ([]Limit, error) {
+		part := make([]Limit, 0, len(limits))
+		for _, limit := range limits {
+			part = append(part, s.ofOne(limit))
 		}
-	}
-	part := make([]Limit, 0, len(limits))
-	for _, limit := range limits {
-		part = append(part, s.ofOne(limit))
-	}
-	s.remember(limitsPart{slices.Clone(limits), part})
+		return part, nil
+	})
 	return part
-}
-
-func (s *share) remember(p limitsPart) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.size == mostParts {
-		return
-	}
-	s.size++
-	next := map[Limit][]limitsPart{}
-	if known := s.known.Load(); known != nil {
-		next = maps.Clone(*known)
-	}
-	first := p.whole[0]
-	next[first] = append(slices.Clip(next[first]), p)
-	s.known.Store(&next)
 }
 
 // ofOne returns the share of one limit. One that is not valid stays as it is, so that the store says what is wrong.

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -18,7 +17,7 @@ import (
 //go:embed store_redis.lua
 var redisScript string
 
-var redisScriptSHA = func() string {
+var redisScriptSHA any = func() string {
 	sum := sha1.Sum([]byte(redisScript)) //nolint:gosec // See the import.
 	return hex.EncodeToString(sum[:])
 }()
@@ -38,6 +37,7 @@ type RedisStore struct {
 	client  redis.UniversalClient
 	process func(context.Context, onceCmd) error
 	denied  *denyCache
+	limits  limitsMemo[*scriptLimits]
 	prefix  string
 	budget  time.Duration
 
@@ -204,41 +204,27 @@ func (s *RedisStore) Reset(ctx context.Context, key string) error {
 
 // change has the script make a change.
 func (s *RedisStore) change(ctx context.Context, key string, c *change, limits []Limit) ([]scale, outcome, error) {
-	scales, err := appendScales(make([]scale, 0, len(limits)), limits)
+	l, err := s.limits.of(limits, newScriptLimits)
 	if err != nil {
 		return nil, outcome{}, err
 	}
-	args := make([]string, 0, 4*len(scales)+5)
-	for i := range scales {
-		scale := &scales[i]
-		room, cost := c.units(scale)
-		args = append(args, scale.text(), decimal(room), decimal(cost), decimal(scale.perTick))
-	}
-	numbers := 2 + len(scales)
+	numbers := 2 + len(l.scales)
 	if c.ban != nil {
-		args = append(args, c.ban.strikes.text(), c.ban.memory.text(), decimal(c.ban.first), decimal(c.ban.longest), "ban")
 		numbers++
 	}
-	reply, err := s.run(ctx, numbers, key, args)
+	reply, err := s.run(ctx, numbers, key, l.args(c))
 	if err != nil {
 		return nil, outcome{}, err
 	}
-	o := outcome{allowed: reply[0] == 1, late: reply[1], deficits: reply[2 : 2+len(scales)]}
+	o := outcome{allowed: reply[0] == 1, late: reply[1], deficits: reply[2 : 2+len(l.scales)]}
 	if c.ban != nil {
 		o.banned = reply[numbers-1]
 	}
-	return scales, o, nil
+	return l.scales, o, nil
 }
-
-// text is the scale as it stands in Redis.
-func (s *scale) text() string {
-	return decimal(s.capacity) + " " + decimal(s.token) + " " + decimal(s.perTick)
-}
-
-func decimal(n int64) string { return strconv.FormatInt(n, 10) }
 
 // run sends the script within the budget, and returns its reply of so many numbers.
-func (s *RedisStore) run(ctx context.Context, numbers int, key string, args []string) ([]int64, error) {
+func (s *RedisStore) run(ctx context.Context, numbers int, key string, args []any) ([]int64, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.budget)
 	defer cancel()
 	key = s.prefix + escapeKey(key)
@@ -264,7 +250,7 @@ func (s *RedisStore) run(ctx context.Context, numbers int, key string, args []st
 
 // send has the script run, by its name, or in full where it is not known: then nothing ran, and EVAL makes it
 // known on that node, too.
-func (s *RedisStore) send(ctx context.Context, key string, args []string) ([]int64, error) {
+func (s *RedisStore) send(ctx context.Context, key string, args []any) ([]int64, error) {
 	call := scriptCall{"evalsha", redisScriptSHA, []string{key}, args}
 	reply, err := s.reply(ctx, call)
 	if redis.HasErrorPrefix(err, "NOSCRIPT") {
@@ -282,10 +268,12 @@ func (s *RedisStore) reply(ctx context.Context, call scriptCall) ([]int64, error
 	return cmd.Val(), nil
 }
 
-// scriptCall is one run of the script, by EVALSHA and its name, or by EVAL and its text.
+// scriptCall is one run of the script, by EVALSHA and its name, or by EVAL and its text. All are strings; those that
+// calls share are of the type in which go-redis wants them, for to make one of the other allocates.
 type scriptCall struct {
-	command, script string
-	keys, args      []string
+	command, script any
+	keys            []string
+	args            []any
 }
 
 // onceCmd is not sent again when its reply is lost: the script may have run, and a second run charges twice.
@@ -300,9 +288,7 @@ func newOnceCmd(ctx context.Context, call scriptCall) onceCmd {
 	for _, key := range call.keys {
 		args = append(args, key)
 	}
-	for _, arg := range call.args {
-		args = append(args, arg)
-	}
+	args = append(args, call.args...)
 	return onceCmd{redis.NewIntSliceCmd(ctx, args...), call}
 }
 

@@ -68,9 +68,9 @@ func groupAlike(cmds []onceCmd) (groups [][]onceCmd) {
 	places := map[string]int{}
 	var room [128]byte
 	for _, cmd := range cmds {
-		question := append(room[:0], cmd.command...)
+		question := appendString(room[:0], cmd.command)
 		for _, arg := range cmd.args {
-			question = append(append(question, '\n'), arg...) // No argument has a line feed.
+			question = appendString(append(question, '\n'), arg) // No argument has a line feed.
 		}
 		place, ok := places[string(question)]
 		if !ok {
@@ -81,6 +81,11 @@ func groupAlike(cmds []onceCmd) (groups [][]onceCmd) {
 		groups[place] = append(groups[place], cmd)
 	}
 	return groups
+}
+
+func appendString(b []byte, argument any) []byte {
+	s, _ := argument.(string)
+	return append(b, s...)
 }
 
 // split gives each of those that were merged its part of the reply.
@@ -121,14 +126,14 @@ func (m *merger) isOneServer(ctx context.Context) bool {
 	text, token, perTick := minute.text(), decimal(minute.token), decimal(minute.perTick)
 	mark := m.prefix + "%" + rand.Text() // No caller's key: their percent signs are followed by two digits.
 
-	take := newOnceCmd(ctx, scriptCall{"eval", redisScript, []string{mark}, []string{text, "0", token, perTick}})
+	take := newOnceCmd(ctx, scriptCall{"eval", redisScript, []string{mark}, []any{text, "0", token, perTick}})
 	if m.client.Process(ctx, take) != nil {
 		return false
 	}
 	cmds := make([]onceCmd, looks)
 	for i := range cmds {
 		keys := []string{mark + strconv.Itoa(i), mark}
-		cmds[i] = newOnceCmd(ctx, scriptCall{"evalsha", redisScriptSHA, keys, []string{text, token, "0", perTick}})
+		cmds[i] = newOnceCmd(ctx, scriptCall{"evalsha", redisScriptSHA, keys, []any{text, token, "0", perTick}})
 	}
 	m.pipeline(ctx, cmds)
 	for _, cmd := range cmds {

@@ -22,7 +22,7 @@ import (
 func scriptCallOf(t *testing.T, store *RedisStore, ask func(*RedisStore) error) (call scriptCall) {
 	t.Helper()
 	caught := errors.New("caught")
-	catching := *store
+	catching := RedisStore{denied: store.denied, prefix: store.prefix, budget: store.budget}
 	catching.process = func(_ context.Context, cmd onceCmd) error {
 		call = cmd.scriptCall
 		return caught
