@@ -3,6 +3,8 @@ package ratelimit
 import (
 	"fmt"
 	"time"
+
+	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 )
 
 // Ban shuts a key out when it keeps coming although it is refused: After refusals in quick succession start a
@@ -42,13 +44,8 @@ func (b Ban) Validate() error {
 	return err
 }
 
-// banScales is a Ban in units: the bucket of strikes, the one that remembers, and lengths in ticks.
-type banScales struct {
-	strikes, memory scale
-	first, longest  int64
-}
-
-func (b Ban) scales() (*banScales, error) {
+// scales returns b in units.
+func (b Ban) scales() (*bucket.Ban, error) {
 	b = b.withDefaults()
 	if b.For < time.Microsecond || b.Max < b.For || b.Max > longestBan {
 		return nil, fmt.Errorf("ratelimit: ban of %v up to %v: For must be positive, and Max from For to %v", b.For, b.Max, longestBan)
@@ -57,33 +54,9 @@ func (b Ban) scales() (*banScales, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ratelimit: ban after %d refusals within %v: After must be at least 1, and Within positive: %w", b.After, b.Within, err)
 	}
-	s := &banScales{
-		strikes: strikes,
-		first:   int64(b.For / time.Microsecond),
-		longest: int64(b.Max / time.Microsecond),
-	}
-	if s.longest > (maxDeficit-strikes.size())/strikes.perTick {
+	ban, ok := bucket.NewBan(strikes, int64(b.For/time.Microsecond), int64(b.Max/time.Microsecond))
+	if !ok {
 		return nil, fmt.Errorf("ratelimit: ban after %d refusals within %v: a ban of %v cannot be counted; lower After or Max", b.After, b.Within, b.Max)
 	}
-	s.memory = scale{capacity: 3 * s.longest, token: 1, perTick: 1}
-	return s, nil
-}
-
-// banState is the deficits of a ban's buckets.
-type banState struct{ strikes, memory int64 }
-
-// left is the number of ticks until the key is no longer shut out.
-func (b *banScales) left(state banState) int64 { return b.strikes.untilSolvent(state.strikes) }
-
-// strike counts a refusal, which may start a ban.
-func (b *banScales) strike(state banState) banState {
-	state.strikes += b.strikes.token
-	if state.strikes <= b.strikes.size()-b.strikes.token {
-		return state
-	}
-	length := min(max(b.first, state.memory), b.longest)
-	return banState{
-		strikes: b.strikes.size() + b.strikes.refillIn(length),
-		memory:  3 * length,
-	}
+	return &ban, nil
 }

@@ -57,7 +57,7 @@ func nextToken(r Result) time.Duration {
 	if err != nil || r.ResetAfter == 0 {
 		return 0
 	}
-	later := (s.capacity - int64(r.Remaining) - 1) * s.token / s.perTick
+	later := (s.Capacity - int64(r.Remaining) - 1) * s.Token / s.PerTick
 	return max(0, r.ResetAfter-ticksToDuration(later))
 }
 

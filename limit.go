@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 )
 
 // Rate is how fast a bucket refills: Tokens come back over every Per, evenly, not all at once.
@@ -121,21 +123,21 @@ func (l Limit) Validate() error {
 }
 
 // scaleOf returns l in the units that a bucket is counted in.
-func scaleOf(l Limit) (scale, error) {
+func scaleOf(l Limit) (bucket.Scale, error) {
 	if err := l.Refill.validate(); err != nil {
-		return scale{}, err
+		return bucket.Scale{}, err
 	}
 	if l.Capacity < 1 {
-		return scale{}, fmt.Errorf("ratelimit: capacity %d of limit %q: must be at least 1", l.Capacity, l)
+		return bucket.Scale{}, fmt.Errorf("ratelimit: capacity %d of limit %q: must be at least 1", l.Capacity, l)
 	}
-	s, most := newScale(int64(l.Capacity), int64(l.Refill.Tokens), int64(l.Refill.Per))
+	s, most := bucket.NewScale(int64(l.Capacity), int64(l.Refill.Tokens), int64(l.Refill.Per))
 	switch {
 	case most < 0:
-		return scale{}, fmt.Errorf("ratelimit: refill rate %v: too fast to be counted; use a slower rate", l.Refill)
+		return bucket.Scale{}, fmt.Errorf("ratelimit: refill rate %v: too fast to be counted; use a slower rate", l.Refill)
 	case most == 0:
-		return scale{}, fmt.Errorf("ratelimit: refill rate %v: too slow to be counted; use at least a token in 142 years", l.Refill)
-	case s.capacity > most:
-		return scale{}, fmt.Errorf("ratelimit: capacity %d of limit %q: at this rate at most %d can be counted exactly; "+
+		return bucket.Scale{}, fmt.Errorf("ratelimit: refill rate %v: too slow to be counted; use at least a token in 142 years", l.Refill)
+	case s.Capacity > most:
+		return bucket.Scale{}, fmt.Errorf("ratelimit: capacity %d of limit %q: at this rate at most %d can be counted exactly; "+
 			"lower the capacity, or use a rate with rounder numbers", l.Capacity, l, most)
 	}
 	return s, nil

@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"github.com/gin-gonic/gin"
+
+	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 )
 
 // HeaderFunc writes what a decision of the limiter called name says into the response's headers. It is
@@ -134,7 +136,7 @@ func appendParameter(b []byte, name string, value int64) []byte {
 func wholeSeconds(rate Rate) (q, w int64) {
 	const second = int64(time.Second)
 	tokens, per := int64(rate.Tokens), int64(rate.Per)
-	times := second / gcd(per, second)
+	times := second / bucket.GCD(per, second)
 	switch {
 	case tokens <= maxFieldInteger/times && per/(second/times) <= maxFieldInteger:
 		return tokens * times, per / (second / times)
@@ -147,7 +149,7 @@ func wholeSeconds(rate Rate) (q, w int64) {
 
 // spreadSeconds is in how many whole seconds so many tokens come at the rate, rounded up, at least 1.
 func spreadSeconds(tokens int, rate Rate) int64 {
-	return max(1, ceilSeconds(time.Duration(mulDivUp(int64(tokens), int64(rate.Per), int64(rate.Tokens)))))
+	return max(1, ceilSeconds(time.Duration(bucket.MulDivUp(int64(tokens), int64(rate.Per), int64(rate.Tokens)))))
 }
 
 // retrySeconds is the value of Retry-After (RFC 9110, 10.2.3): whole seconds, rounded up, at least 1.

@@ -4,6 +4,8 @@ import (
 	"math"
 	"math/big"
 	"time"
+
+	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 )
 
 // share is a part of limits: a fraction of them.
@@ -64,9 +66,9 @@ func (s *share) ofOne(l Limit) Limit {
 	}
 
 	// Or the rate next below that can be counted for this capacity: as many tokens in a whole number of microseconds
-	// as make the rounding small. Those microseconds are the units of a token, of which a bucket has maxUnits.
-	const mostTokens = min(maxUnits/1000, math.MaxInt)
-	most := big.NewInt(maxUnits)
+	// as make the rounding small. Those microseconds are the units of a token, of which a bucket has bucket.MaxUnits.
+	const mostTokens = min(bucket.MaxUnits/1000, math.MaxInt)
+	most := big.NewInt(bucket.MaxUnits)
 	perToken := new(big.Rat).SetFrac(per, tokens.Mul(tokens, big.NewInt(int64(time.Microsecond))))
 	room := new(big.Rat).SetInt(new(big.Int).Quo(most, capacity))
 	tokens = bigMin(bigMax(floor(room.Quo(room, perToken)), big.NewInt(1)), big.NewInt(mostTokens))

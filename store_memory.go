@@ -3,9 +3,12 @@ package ratelimit
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 )
 
 // MemoryStore keeps buckets in this process. It is exact per key, scales with cores, and needs no closing: it
@@ -31,8 +34,8 @@ type MemoryStore struct {
 type memoryShard struct {
 	mu     sync.Mutex                 // guards all but the slots of table
 	table  *atomic.Pointer[slotTable] // keys under one limit; in MemoryStore.tables; replaced under mu, read without
-	wide   map[string]*wideBucket     // keys that no slot can hold, nil until there is one
-	shared map[string]*wideBucket     // overflow buckets, by the text of their limits
+	wide   map[string]*bucket.State   // keys that no slot can hold, nil until there is one
+	shared map[string]*bucket.State   // overflow buckets, by the text of their limits
 	_      [64 - 32]byte
 }
 
@@ -86,7 +89,7 @@ func (m *MemoryStore) Take(_ context.Context, key string, n int, limits []Limit)
 	if n < 0 {
 		return r, negativeCost(n)
 	}
-	err = m.apply(&r, key, &change{n: int64(n)}, limits)
+	err = m.apply(&r, key, &bucket.Change{N: int64(n)}, limits)
 	return r, err
 }
 
@@ -101,7 +104,7 @@ func (m *MemoryStore) TakeWith(_ context.Context, key string, n int, limits []Li
 
 // Adjust implements [Store].
 func (m *MemoryStore) Adjust(_ context.Context, key string, n int, limits []Limit) (r Result, err error) {
-	err = m.apply(&r, key, &change{n: int64(n), adjust: true}, limits)
+	err = m.apply(&r, key, &bucket.Change{N: int64(n), Adjust: true}, limits)
 	return r, err
 }
 
@@ -128,11 +131,11 @@ func (m *MemoryStore) Reset(_ context.Context, key string) error {
 func (m *MemoryStore) Len() int { return int(m.keys.Load()) }
 
 // describeSlot describes what a change did to a slot.
-func (r *Result) describeSlot(c *change, allowed bool, l *internedLimit, deficit int64) {
+func (r *Result) describeSlot(c *bucket.Change, allowed bool, l *internedLimit, deficit int64) {
 	r.Source = SourceMemory
-	if c.adjust {
-		look := change{}
-		_, allowed = look.of(&l.scale, deficit)
+	if c.Adjust {
+		look := bucket.Change{}
+		_, allowed = look.Of(&l.scale, deficit)
 		c = &look
 	}
 	r.describe(c, allowed, &l.Limit, &l.scale, deficit, 0)
@@ -140,7 +143,7 @@ func (r *Result) describeSlot(c *change, allowed bool, l *internedLimit, deficit
 
 // apply changes key's buckets: without a lock where the key has a slot, as all keys under one limit do after
 // their first take, or under the shard's.
-func (m *MemoryStore) apply(r *Result, key string, c *change, limits []Limit) error {
+func (m *MemoryStore) apply(r *Result, key string, c *bucket.Change, limits []Limit) error {
 	id := m.seeds.identify(key)
 	if len(limits) == 1 {
 		// Before the slot, because reading the clock takes as long as all the rest, and meanwhile others would change
@@ -160,8 +163,8 @@ func (m *MemoryStore) apply(r *Result, key string, c *change, limits []Limit) er
 	return m.applyLocked(r, &id, key, c, limits)
 }
 
-func (m *MemoryStore) applyLocked(r *Result, id *slotKey, key string, c *change, limits []Limit) error {
-	var room [4]scale
+func (m *MemoryStore) applyLocked(r *Result, id *slotKey, key string, c *bucket.Change, limits []Limit) error {
+	var room [4]bucket.Scale
 	var single *internedLimit
 	scales, err := room[:1], error(nil)
 	if len(limits) == 1 {
@@ -193,7 +196,7 @@ func (m *MemoryStore) applyLocked(r *Result, id *slotKey, key string, c *change,
 	}
 	if b == nil && single != nil && now <= single.horizon {
 		if s == nil {
-			if deficit, allowed := c.of(&single.scale, 0); allowed || c.ban == nil {
+			if deficit, allowed := c.Of(&single.scale, 0); allowed || c.Ban == nil {
 				shard.insert(m, id, now, deficit, single)
 				r.describeSlot(c, allowed, single, deficit)
 				return nil
@@ -207,23 +210,38 @@ func (m *MemoryStore) applyLocked(r *Result, id *slotKey, key string, c *change,
 	}
 	if s != nil {
 		// Another limit, or several, or a ban: the bucket moves to where it can have all that.
-		b = widen(m, t.kill(s))
+		b = m.widen(t.kill(s))
 		shard.addWide(key, b)
 	}
 	if b != nil {
-		*r, _ = b.apply(SourceMemory, now, c, limits, scales)
+		o, _ := b.Apply(now, c, scales)
+		*r = resultOf(c, SourceMemory, limits, scales, o)
 		return nil
 	}
-	b = &wideBucket{}
-	var changed bool
-	*r, changed = b.apply(SourceMemory, now, c, limits, scales)
-	if !changed || b.isFull(now) {
+	b = &bucket.State{}
+	o, changed := b.Apply(now, c, scales)
+	*r = resultOf(c, SourceMemory, limits, scales, o)
+	if !changed || b.Full(now) {
 		m.keys.Add(-1)
 		return nil
 	}
 	shard.evict(m, now, evictPerInsert)
 	shard.addWide(key, b)
 	return nil
+}
+
+// widen makes of what was in a slot a state that can have several limits, another limit or a ban.
+func (m *MemoryStore) widen(s lastState) *bucket.State {
+	scale := m.limits.at(s.limit).scale
+	deficit := max(0, s.full-scale.RefillIn(s.tick))
+	return &bucket.State{Last: s.tick, Levels: []bucket.Level{{Scale: scale, Deficit: deficit}}}
+}
+
+func (shard *memoryShard) addWide(key string, b *bucket.State) {
+	if shard.wide == nil {
+		shard.wide = map[string]*bucket.State{}
+	}
+	shard.wide[strings.Clone(key)] = b // key may be a piece of something larger, or reused.
 }
 
 // reserve makes sure that there is room for another key, and takes it. Where the shard has none to give, others
@@ -262,23 +280,23 @@ func (shard *memoryShard) insert(m *MemoryStore, id *slotKey, now, deficit int64
 		t = t.rebuilt(m, now)
 		shard.table.Store(t)
 	}
-	t.insert(id, l.scale.refillIn(now)+deficit, metaOf(now, l.id))
+	t.insert(id, l.scale.RefillIn(now)+deficit, metaOf(now, l.id))
 }
 
 // applyShared changes the overflow bucket of these limits. It is kept even when full: there are few.
-func (shard *memoryShard) applyShared(now int64, c change, limits []Limit, scales []scale) Result {
+func (shard *memoryShard) applyShared(now int64, c bucket.Change, limits []Limit, scales []bucket.Scale) Result {
 	text := fmt.Sprint(limits)
 	b := shard.shared[text]
 	if b == nil {
 		if shard.shared == nil {
-			shard.shared = map[string]*wideBucket{}
+			shard.shared = map[string]*bucket.State{}
 		}
-		b = &wideBucket{}
+		b = &bucket.State{}
 		shard.shared[text] = b
 	}
-	c.ban = nil // It would shut out everybody who shares the bucket.
-	result, _ := b.apply(SourceOverflow, now, &c, limits, scales)
-	return result
+	c.Ban = nil // It would shut out everybody who shares the bucket.
+	o, _ := b.Apply(now, &c, scales)
+	return resultOf(&c, SourceOverflow, limits, scales, o)
 }
 
 const (
@@ -295,7 +313,7 @@ func (shard *memoryShard) evict(m *MemoryStore, now int64, places int) {
 		t.evict(m, now, places)
 	}
 	for key, b := range shard.wide { // From a random place on.
-		if b.isFull(now) {
+		if b.Full(now) {
 			delete(shard.wide, key)
 			m.keys.Add(-1)
 		}

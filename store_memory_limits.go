@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+
+	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 )
 
 // limitTable gives the limits that a MemoryStore has seen small numbers, so that a slot can name its limit in a
@@ -23,7 +25,7 @@ type knownLimits struct {
 type internedLimit struct {
 	Limit
 	id      int
-	scale   scale
+	scale   bucket.Scale
 	horizon int64 // the last tick at which a slot can hold both it and an instant of this limit
 }
 
@@ -63,7 +65,7 @@ func (t *limitTable) intern(limit Limit) (*internedLimit, error) {
 	if len(next.all) == 1<<limitBits {
 		return nil, nil
 	}
-	l := &internedLimit{limit, len(next.all), s, min(maxTick, maxInstant/s.perTick)}
+	l := &internedLimit{limit, len(next.all), s, min(maxTick, maxInstant/s.PerTick)}
 	next.ids[limit] = l
 	next.all = append(next.all, l)
 	t.known.Store(&next)

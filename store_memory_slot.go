@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"sync/atomic"
 	"unsafe"
+
+	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 )
 
 // The table that a MemoryStore finds buckets in: open addressing over slots of half a cache line, without
@@ -51,8 +53,8 @@ func tickOf(meta uint64) int64 { return int64(meta) >> limitBits }
 
 // apply changes the bucket at the tick now, which was read before the slot was, and is not ok where a slot cannot:
 // it is dead, time is too far for the word, or a refusal has to be counted.
-func (s *slot) apply(m *MemoryStore, l *internedLimit, c *change, now int64) (deficit int64, allowed, ok bool) {
-	room, cost := c.units(&l.scale)
+func (s *slot) apply(m *MemoryStore, l *internedLimit, c *bucket.Change, now int64) (deficit int64, allowed, ok bool) {
+	room, cost := c.Units(&l.scale)
 	for {
 		full := s.full.Load()
 		meta := s.meta.Load() // After full, so its tick is no older.
@@ -66,12 +68,12 @@ func (s *slot) apply(m *MemoryStore, l *internedLimit, c *change, now int64) (de
 		if full == dead || now > l.horizon {
 			return 0, false, false
 		}
-		start := l.scale.refillIn(now)
+		start := l.scale.RefillIn(now)
 		before := max(0, full-start)
 		if before > room {
-			return before, false, c.ban == nil // A refusal writes nothing.
+			return before, false, c.Ban == nil // A refusal writes nothing.
 		}
-		deficit = charged(before, cost)
+		deficit = bucket.Charged(before, cost)
 		if deficit == before {
 			return deficit, true, true
 		}
@@ -220,7 +222,7 @@ func (t *slotTable) evict(m *MemoryStore, now int64, places int) {
 }
 
 func (m *MemoryStore) isFull(s *slot, full, now int64) bool {
-	return m.limits.at(s.limit()).scale.untilFull(full) <= now
+	return m.limits.at(s.limit()).scale.UntilFull(full) <= now
 }
 
 // crowded reports whether the table should be rebuilt before another insert. At 13/16 a lookup of a key that is

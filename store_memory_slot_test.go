@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 )
 
 // A goroutine that is held up after it has read the clock decides by the time at which it goes on, not by the one it
@@ -25,7 +27,7 @@ func TestMemoryStoreHeldUp(t *testing.T) {
 		time.Sleep(time.Second)
 		id := m.seeds.identify("key")
 		held := m.tables[m.shardOf(&id)].Load().find(&id)
-		_, allowed, ok := held.apply(m, m.limits.at(held.limit()), &change{n: 10}, read)
+		_, allowed, ok := held.apply(m, m.limits.at(held.limit()), &bucket.Change{N: 10}, read)
 		require.True(t, ok)
 		require.True(t, allowed, "the bucket is full by now")
 	})
@@ -44,7 +46,7 @@ func TestMemoryStoreDeadSlot(t *testing.T) {
 
 	answers := make(chan bool)
 	go func() {
-		_, _, ok := held.apply(m, m.limits.at(held.limit()), &change{n: 1}, m.now())
+		_, _, ok := held.apply(m, m.limits.at(held.limit()), &bucket.Change{N: 1}, m.now())
 		answers <- ok
 	}()
 	select {

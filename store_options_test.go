@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
@@ -44,7 +45,7 @@ func TestRedisTakesWithOptionsAsMemoryDoes(t *testing.T) {
 	banned, waited, now := 0, 0, int64(0)
 	for trace := range 20 {
 		key := fmt.Sprintf("trace-%d", trace)
-		model := &wideBucket{}
+		model := &bucket.State{}
 		for step := range steps / 20 {
 			gap := time.Duration(random.ExpFloat64() * float64([]time.Duration{time.Microsecond, time.Millisecond, 300 * time.Millisecond, 10 * time.Second}[random.IntN(4)])).Truncate(time.Microsecond)
 			server.Clock().Advance(gap)
@@ -60,12 +61,12 @@ func TestRedisTakesWithOptionsAsMemoryDoes(t *testing.T) {
 			n := random.IntN(4)
 
 			var got Result
-			c := change{n: int64(n - 2), adjust: true}
+			c := bucket.Change{N: int64(n - 2), Adjust: true}
 			switch random.IntN(12) {
 			case 0:
 				got, err = store.Adjust(context.Background(), key, n-2, asked)
 			case 1:
-				model = &wideBucket{}
+				model = &bucket.State{}
 				require.NoError(t, store.Reset(context.Background(), key))
 				server.Clock().Advance(time.Millisecond)
 				now += 1000
@@ -76,7 +77,8 @@ func TestRedisTakesWithOptionsAsMemoryDoes(t *testing.T) {
 				got, err = store.TakeWith(context.Background(), key, n, asked, options)
 			}
 			require.NoError(t, err)
-			want, _ := model.apply(SourceRedis, now, &c, asked, scales)
+			o, _ := model.Apply(now, &c, scales)
+			want := resultOf(&c, SourceRedis, asked, scales, o)
 			where := fmt.Sprintf("seed %d, trace %d, step %d at %dµs: %+v of %v with %+v", seed, trace, step, now, c, asked, options)
 			require.Equal(t, want, got, where)
 			if got.Banned {
@@ -85,7 +87,7 @@ func TestRedisTakesWithOptionsAsMemoryDoes(t *testing.T) {
 			if got.Wait > 0 {
 				waited++
 			}
-			if !model.isFull(now) { // Else it may have expired, or not yet.
+			if !model.Full(now) { // Else it may have expired, or not yet.
 				text, err := client.Get(context.Background(), "ratelimit:"+key).Result()
 				require.NoError(t, err, where)
 				require.Equal(t, withoutFull(modelText(model, start)), withoutFull(text), where)
@@ -98,13 +100,13 @@ func TestRedisTakesWithOptionsAsMemoryDoes(t *testing.T) {
 }
 
 // modelText is the state that Redis should hold.
-func modelText(b *wideBucket, start time.Time) string {
-	fields := []string{fmt.Sprintf("b1 %d", start.UnixMicro()+b.last)}
-	for _, l := range b.levels {
-		fields = append(fields, l.scale.text(), decimal(l.deficit))
+func modelText(b *bucket.State, start time.Time) string {
+	fields := []string{fmt.Sprintf("b1 %d", start.UnixMicro()+b.Last)}
+	for _, l := range b.Levels {
+		fields = append(fields, scaleText(&l.Scale), decimal(l.Deficit))
 	}
-	if b.ban != nil && b.ban[0].deficit+b.ban[1].deficit > 0 {
-		fields = append(fields, "ban", b.ban[0].scale.text(), decimal(b.ban[0].deficit), b.ban[1].scale.text(), decimal(b.ban[1].deficit))
+	if b.Ban != nil && b.Ban.Strikes.Deficit+b.Ban.Memory.Deficit > 0 {
+		fields = append(fields, "ban", scaleText(&b.Ban.Strikes.Scale), decimal(b.Ban.Strikes.Deficit), scaleText(&b.Ban.Memory.Scale), decimal(b.Ban.Memory.Deficit))
 	}
 	return strings.Join(fields, " ")
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 )
 
 //go:embed store_redis.lua
@@ -173,11 +175,11 @@ func (s *RedisStore) TakeWith(ctx context.Context, key string, n int, limits []L
 	if err != nil {
 		return Result{}, err
 	}
-	r := c.result(SourceRedis, limits, scales, o)
-	if !o.allowed {
+	r := resultOf(&c, SourceRedis, limits, scales, o)
+	if !o.Allowed {
 		lasts := r.RetryAfter
-		if c.ban != nil {
-			lasts = ticksToDuration(o.banned) // After the ban, refusals count, and must reach Redis.
+		if c.Ban != nil {
+			lasts = ticksToDuration(o.Banned) // After the ban, refusals count, and must reach Redis.
 		}
 		s.denied.add(key, &denial{change: c, options: options, limits: limits, scales: scales, outcome: o}, sent, lasts)
 	}
@@ -186,13 +188,13 @@ func (s *RedisStore) TakeWith(ctx context.Context, key string, n int, limits []L
 
 // Adjust implements [Store].
 func (s *RedisStore) Adjust(ctx context.Context, key string, n int, limits []Limit) (Result, error) {
-	scales, o, err := s.change(ctx, key, &change{n: int64(n), adjust: true}, limits)
+	c := bucket.Change{N: int64(n), Adjust: true}
+	scales, o, err := s.change(ctx, key, &c, limits)
 	if err != nil {
 		return Result{}, err
 	}
 	s.denied.forget(key)
-	look, o := o.looked(scales)
-	return look.result(SourceRedis, limits, scales, o), nil
+	return resultOf(&c, SourceRedis, limits, scales, o), nil
 }
 
 // Reset implements [Store].
@@ -203,22 +205,22 @@ func (s *RedisStore) Reset(ctx context.Context, key string) error {
 }
 
 // change has the script make a change.
-func (s *RedisStore) change(ctx context.Context, key string, c *change, limits []Limit) ([]scale, outcome, error) {
+func (s *RedisStore) change(ctx context.Context, key string, c *bucket.Change, limits []Limit) ([]bucket.Scale, bucket.Outcome, error) {
 	l, err := s.limits.of(limits, newScriptLimits)
 	if err != nil {
-		return nil, outcome{}, err
+		return nil, bucket.Outcome{}, err
 	}
 	numbers := 2 + len(l.scales)
-	if c.ban != nil {
+	if c.Ban != nil {
 		numbers++
 	}
 	reply, err := s.run(ctx, numbers, key, l.args(c))
 	if err != nil {
-		return nil, outcome{}, err
+		return nil, bucket.Outcome{}, err
 	}
-	o := outcome{allowed: reply[0] == 1, late: reply[1], deficits: reply[2 : 2+len(l.scales)]}
-	if c.ban != nil {
-		o.banned = reply[numbers-1]
+	o := bucket.Outcome{Allowed: reply[0] == 1, Late: reply[1], Deficits: reply[2 : 2+len(l.scales)]}
+	if c.Ban != nil {
+		o.Banned = reply[numbers-1]
 	}
 	return l.scales, o, nil
 }
@@ -242,8 +244,8 @@ func (s *RedisStore) run(ctx context.Context, numbers int, key string, args []an
 		return nil, fmt.Errorf("ratelimit: redis: %w", err)
 	case len(reply) == numbers && reply[0] == -1:
 		return nil, fmt.Errorf("ratelimit: redis key %q: %w; delete it, or use another WithKeyPrefix", clip(key), ErrForeignState)
-	case len(reply) != numbers, reply[0] > 1, slices.ContainsFunc(reply, func(n int64) bool { return n < 0 || n > maxDeficit }):
-		return nil, fmt.Errorf("ratelimit: redis: reply %v: want %d numbers from 0 to %d, the first at most 1", reply, numbers, int64(maxDeficit))
+	case len(reply) != numbers, reply[0] > 1, slices.ContainsFunc(reply, func(n int64) bool { return n < 0 || n > bucket.MaxDeficit }):
+		return nil, fmt.Errorf("ratelimit: redis: reply %v: want %d numbers from 0 to %d, the first at most 1", reply, numbers, int64(bucket.MaxDeficit))
 	}
 	return reply, nil
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 )
 
 // denyCache remembers refusals. Tokens come back only with time, so a take that was refused stays refused
@@ -23,11 +25,11 @@ type denyCache struct {
 // denial is one refusal: what was asked, what came of it, and from when until when it holds, since base.
 type denial struct {
 	key     string
-	change  change
+	change  bucket.Change
 	options TakeOptions
 	limits  []Limit
-	scales  []scale
-	outcome outcome
+	scales  []bucket.Scale
+	outcome bucket.Outcome
 	from    time.Duration
 	until   time.Duration
 	asked   atomic.Bool // whether somebody is asking Redis again already
@@ -57,12 +59,12 @@ func (c *denyCache) place(key string) *atomic.Pointer[denial] {
 }
 
 // find returns the refusal that a take would get, if it is known.
-func (c *denyCache) find(key string, take change, options TakeOptions, limits []Limit) (Result, bool) {
+func (c *denyCache) find(key string, take bucket.Change, options TakeOptions, limits []Limit) (Result, bool) {
 	if c == nil {
 		return Result{}, false
 	}
 	d := c.place(key).Load()
-	if d == nil || d.key != key || take.n < d.change.n || options != d.options || !slices.Equal(d.limits, limits) {
+	if d == nil || d.key != key || take.N < d.change.N || options != d.options || !slices.Equal(d.limits, limits) {
 		return Result{}, false
 	}
 	now := time.Since(c.base)
@@ -71,20 +73,20 @@ func (c *denyCache) find(key string, take change, options TakeOptions, limits []
 	}
 	elapsed := int64((now - d.from) / time.Microsecond)
 	// While the server's clock is behind the state, time goes into catching up first.
-	caughtUp := min(elapsed, d.outcome.late)
+	caughtUp := min(elapsed, d.outcome.Late)
 	var room [4]int64
-	o := outcome{deficits: room[:0], late: d.outcome.late - caughtUp, banned: max(0, d.outcome.banned-elapsed)}
+	o := bucket.Outcome{Deficits: room[:0], Late: d.outcome.Late - caughtUp, Banned: max(0, d.outcome.Banned-elapsed)}
 	for i, s := range d.scales {
-		o.deficits = append(o.deficits, s.refill(d.outcome.deficits[i], elapsed-caughtUp))
+		o.Deficits = append(o.Deficits, s.Refill(d.outcome.Deficits[i], elapsed-caughtUp))
 	}
-	return take.result(SourceDenyCache, d.limits, d.scales, o), true
+	return resultOf(&take, SourceDenyCache, d.limits, d.scales, o), true
 }
 
 // add remembers a refusal that was asked for at sent, has just come, and lasts so long. Redis decided in between,
 // so it ends counted from sent, in order never to refuse what Redis would admit, and the wait counts from now, in
 // order to be true.
 func (c *denyCache) add(key string, d *denial, sent time.Time, lasts time.Duration) {
-	if c == nil || d.change.n == 0 {
+	if c == nil || d.change.N == 0 {
 		return
 	}
 	d.key, d.limits = strings.Clone(key), slices.Clone(d.limits)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
@@ -26,33 +27,34 @@ func TestDenyCacheSaysWhatTheBucketWould(t *testing.T) {
 		tick := func() int64 { return time.Since(cache.base).Microseconds() }
 		known, unknown := 0, 0
 		for range 2000 {
-			bucket := &wideBucket{last: tick(), levels: []level{{scales[0], 0}, {scales[1], 0}}}
-			for i := range bucket.levels {
-				bucket.levels[i].deficit = random.Int64N(scales[i].size() + 1)
+			model := &bucket.State{Last: tick(), Levels: []bucket.Level{{Scale: scales[0]}, {Scale: scales[1]}}}
+			for i := range model.Levels {
+				model.Levels[i].Deficit = random.Int64N(scales[i].Size() + 1)
 			}
-			refused := &change{n: 1 + random.Int64N(5)}
-			r, _ := bucket.apply(SourceRedis, tick(), refused, limits, scales)
+			refused := &bucket.Change{N: 1 + random.Int64N(5)}
+			o, _ := model.Apply(tick(), refused, scales)
+			r := resultOf(refused, SourceRedis, limits, scales, o)
 			if r.Allowed {
 				continue
 			}
-			o := outcome{deficits: []int64{bucket.levels[0].deficit, bucket.levels[1].deficit}}
 			cache.add("key", &denial{change: *refused, limits: limits, scales: scales, outcome: o}, time.Now(), r.RetryAfter)
 			for range 8 {
 				time.Sleep(time.Duration(random.IntN(300_000)) * time.Microsecond)
-				take := change{n: 1 + random.Int64N(6)}
+				take := bucket.Change{N: 1 + random.Int64N(6)}
 				got, ok := cache.find("key", take, TakeOptions{}, limits)
-				copied := *bucket
-				want, _ := copied.apply(SourceDenyCache, tick(), &take, limits, scales)
+				copied := *model
+				o, _ := copied.Apply(tick(), &take, scales)
+				want := resultOf(&take, SourceDenyCache, limits, scales, o)
 				if !ok {
 					unknown++
 					continue
 				}
 				known++
-				require.GreaterOrEqual(t, take.n, refused.n, "never for a smaller cost")
+				require.GreaterOrEqual(t, take.N, refused.N, "never for a smaller cost")
 				require.Equal(t, want, got)
 			}
 			cache.forget("key")
-			_, ok := cache.find("key", change{n: 20}, TakeOptions{}, limits)
+			_, ok := cache.find("key", bucket.Change{N: 20}, TakeOptions{}, limits)
 			require.False(t, ok, "forgotten")
 		}
 		require.NotZero(t, known)
@@ -66,10 +68,10 @@ func TestDenyCacheForgets(t *testing.T) {
 		scales, _ := appendScales(nil, limits)
 		cache := newDenyCache(1)
 		add := func(lasts time.Duration) {
-			cache.add("key", &denial{change: change{n: 1}, limits: limits, scales: scales, outcome: outcome{deficits: []int64{scales[0].size()}}}, time.Now(), lasts)
+			cache.add("key", &denial{change: bucket.Change{N: 1}, limits: limits, scales: scales, outcome: bucket.Outcome{Deficits: []int64{scales[0].Size()}}}, time.Now(), lasts)
 		}
 		known := func() bool {
-			_, ok := cache.find("key", change{n: 1}, TakeOptions{}, limits)
+			_, ok := cache.find("key", bucket.Change{N: 1}, TakeOptions{}, limits)
 			return ok
 		}
 		add(time.Hour)
@@ -88,13 +90,13 @@ func TestDenyCacheForgets(t *testing.T) {
 		require.False(t, known(), "the tokens are back")
 
 		add(time.Hour)
-		_, ok := cache.find("key", change{n: 1}, TakeOptions{}, []Limit{{2, PerHour(1)}})
+		_, ok := cache.find("key", bucket.Change{N: 1}, TakeOptions{}, []Limit{{2, PerHour(1)}})
 		require.False(t, ok, "other limits")
-		_, ok = cache.find("key", change{n: 1}, TakeOptions{MaxWait: time.Hour}, limits)
+		_, ok = cache.find("key", bucket.Change{N: 1}, TakeOptions{MaxWait: time.Hour}, limits)
 		require.False(t, ok, "other options")
-		_, ok = cache.find("other", change{n: 1}, TakeOptions{}, limits)
+		_, ok = cache.find("other", bucket.Change{N: 1}, TakeOptions{}, limits)
 		require.False(t, ok, "another key in the same place")
-		_, ok = cache.find("key", change{}, TakeOptions{}, limits)
+		_, ok = cache.find("key", bucket.Change{}, TakeOptions{}, limits)
 		require.False(t, ok, "a look")
 	})
 }

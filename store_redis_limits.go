@@ -1,11 +1,15 @@
 package ratelimit
 
-import "strconv"
+import (
+	"strconv"
+
+	"github.com/gin-ratelimit/ratelimit/internal/bucket"
+)
 
 // scriptLimits is a list of limits as the script takes them. Arguments are kept as go-redis wants them, so that a take
 // neither prints numbers nor allocates for them.
 type scriptLimits struct {
-	scales  []scale
+	scales  []bucket.Scale
 	fixed   []scriptLimit
 	takeOne []any // the arguments of nearly all calls: one token, no wait, no ban
 }
@@ -14,41 +18,41 @@ type scriptLimits struct {
 type scriptLimit struct{ text, perTick any }
 
 func newScriptLimits(limits []Limit) (*scriptLimits, error) {
-	scales, err := appendScales(make([]scale, 0, len(limits)), limits)
+	scales, err := appendScales(make([]bucket.Scale, 0, len(limits)), limits)
 	if err != nil {
 		return nil, err
 	}
 	l := &scriptLimits{scales: scales}
 	for i := range scales {
-		l.fixed = append(l.fixed, scriptLimit{scales[i].text(), decimal(scales[i].perTick)})
+		l.fixed = append(l.fixed, scriptLimit{scaleText(&scales[i]), decimal(scales[i].PerTick)})
 	}
-	l.takeOne = l.print(&change{n: 1})
+	l.takeOne = l.print(&bucket.Change{N: 1})
 	return l, nil
 }
 
 // args are the arguments for a change, only to be read.
-func (l *scriptLimits) args(c *change) []any {
-	if *c == (change{n: 1}) {
+func (l *scriptLimits) args(c *bucket.Change) []any {
+	if *c == (bucket.Change{N: 1}) {
 		return l.takeOne
 	}
 	return l.print(c)
 }
 
-func (l *scriptLimits) print(c *change) []any {
+func (l *scriptLimits) print(c *bucket.Change) []any {
 	args := make([]any, 0, 4*len(l.scales)+5)
 	for i := range l.scales {
-		room, cost := c.units(&l.scales[i])
+		room, cost := c.Units(&l.scales[i])
 		args = append(args, l.fixed[i].text, decimal(room), decimal(cost), l.fixed[i].perTick)
 	}
-	if c.ban != nil {
-		args = append(args, c.ban.strikes.text(), c.ban.memory.text(), decimal(c.ban.first), decimal(c.ban.longest), "ban")
+	if c.Ban != nil {
+		args = append(args, scaleText(&c.Ban.Strikes), scaleText(&c.Ban.Memory), decimal(c.Ban.First), decimal(c.Ban.Longest), "ban")
 	}
 	return args
 }
 
-// text is the scale as it stands in Redis.
-func (s *scale) text() string {
-	return decimal(s.capacity) + " " + decimal(s.token) + " " + decimal(s.perTick)
+// scaleText is a scale as it stands in Redis.
+func scaleText(s *bucket.Scale) string {
+	return decimal(s.Capacity) + " " + decimal(s.Token) + " " + decimal(s.PerTick)
 }
 
 func decimal(n int64) string { return strconv.FormatInt(n, 10) }

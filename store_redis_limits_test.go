@@ -5,14 +5,16 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 )
 
 // The arguments of a plain take are made once for a list of limits; those of every other change are its own.
 func TestRedisArgumentsArePrepared(t *testing.T) {
 	var memo limitsMemo[*scriptLimits]
 	limits := []Limit{{10, PerSecond(10)}, {50, PerMinute(3)}}
-	plain := change{n: 1}
-	args := func(c *change) []any {
+	plain := bucket.Change{N: 1}
+	args := func(c *bucket.Change) []any {
 		l, err := memo.of(limits, newScriptLimits)
 		require.NoError(t, err)
 		return l.args(c)
@@ -25,12 +27,12 @@ func TestRedisArgumentsArePrepared(t *testing.T) {
 
 	ban, err := Ban{After: 2, Within: time.Second, For: time.Second}.scales()
 	require.NoError(t, err)
-	for name, c := range map[string]*change{
+	for name, c := range map[string]*bucket.Change{
 		"a look":     {},
-		"two tokens": {n: 2},
-		"given back": {n: 1, adjust: true},
-		"a wait":     {n: 1, ahead: 1},
-		"a ban":      {n: 1, ban: ban},
+		"two tokens": {N: 2},
+		"given back": {N: 1, Adjust: true},
+		"a wait":     {N: 1, MaxWait: 1},
+		"a ban":      {N: 1, Ban: ban},
 	} {
 		require.NotEqual(t, args(&plain), args(c), name)
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 )
 
 // merger makes one run of the script of takes that ask the same about different keys, as the takes of one limiter
@@ -122,8 +124,8 @@ func (m *merger) mayMerge(ctx context.Context) bool {
 // are two servers, a look misses it with a chance of one half; that none of them does has one of 1 in 2³².
 func (m *merger) isOneServer(ctx context.Context) bool {
 	const looks = 32
-	minute := scale{capacity: 1, token: int64(time.Minute / time.Microsecond), perTick: 1}
-	text, token, perTick := minute.text(), decimal(minute.token), decimal(minute.perTick)
+	minute := bucket.Scale{Capacity: 1, Token: int64(time.Minute / time.Microsecond), PerTick: 1}
+	text, token, perTick := scaleText(&minute), decimal(minute.Token), decimal(minute.PerTick)
 	mark := m.prefix + "%" + rand.Text() // No caller's key: their percent signs are followed by two digits.
 
 	take := newOnceCmd(ctx, scriptCall{"eval", redisScript, []string{mark}, []any{text, "0", token, perTick}})

@@ -1,4 +1,4 @@
-package ratelimit
+package bucket
 
 import (
 	"math"
@@ -33,14 +33,14 @@ func (r numbers) upTo(most int64) int64 {
 func (r numbers) from1To(most int64) int64 { return max(1, r.upTo(most)) }
 
 // scale returns one that is valid.
-func (r numbers) scale() scale {
+func (r numbers) scale() Scale {
 	for {
-		capacity, tokens, nanoseconds := r.from1To(maxUnits), r.from1To(math.MaxInt64), r.from1To(math.MaxInt64)
+		capacity, tokens, nanoseconds := r.from1To(MaxUnits), r.from1To(math.MaxInt64), r.from1To(math.MaxInt64)
 		if r.IntN(2) == 0 {
 			tokens, nanoseconds = r.from1To(1e9), 1e9*r.from1To(86400)
 		}
-		if s, most := newScale(capacity, tokens, nanoseconds); most > 0 {
-			s.capacity = min(s.capacity, most)
+		if s, most := NewScale(capacity, tokens, nanoseconds); most > 0 {
+			s.Capacity = min(s.Capacity, most)
 			return s
 		}
 	}
@@ -89,20 +89,20 @@ func TestNewScale(t *testing.T) {
 	valid := 0
 	for range bucketRounds {
 		capacity, tokens, nanoseconds := r.from1To(math.MaxInt64), r.from1To(math.MaxInt64), r.from1To(math.MaxInt64)
-		s, limit := newScale(capacity, tokens, nanoseconds)
+		s, limit := NewScale(capacity, tokens, nanoseconds)
 		perTick := big.NewRat(tokens, nanoseconds)
 		perTick.Mul(perTick, big.NewRat(1000, 1)) // tokens a microsecond, in lowest terms
-		if perTick.Num().Cmp(bigInt(maxUnits)) > 0 {
+		if perTick.Num().Cmp(bigInt(MaxUnits)) > 0 {
 			if limit >= 0 {
 				t.Fatalf("%d tokens in %d ns: %+v, of up to %d tokens, but %v units come back each tick", tokens, nanoseconds, s, limit, perTick.Num())
 			}
 			continue
 		}
 		valid++
-		if !perTick.Denom().IsInt64() || s.token != perTick.Denom().Int64() || s.perTick != perTick.Num().Int64() || s.capacity != capacity {
+		if !perTick.Denom().IsInt64() || s.Token != perTick.Denom().Int64() || s.PerTick != perTick.Num().Int64() || s.Capacity != capacity {
 			t.Fatalf("%d of %d tokens in %d ns: got %+v, want %v", capacity, tokens, nanoseconds, s, perTick)
 		}
-		same(t, "most", limit, new(big.Int).Div(bigInt(maxUnits), bigInt(s.token)), tokens, nanoseconds)
+		same(t, "most", limit, new(big.Int).Div(bigInt(MaxUnits), bigInt(s.Token)), tokens, nanoseconds)
 	}
 	if valid < bucketRounds/10 {
 		t.Errorf("only %d of %d rates were valid", valid, bucketRounds)
@@ -112,23 +112,23 @@ func TestNewScale(t *testing.T) {
 func TestRefill(t *testing.T) {
 	r := newNumbers(t)
 	for range bucketRounds {
-		s, deficit, ticks := r.scale(), r.upTo(maxDeficit), r.upTo(maxDeficit)
+		s, deficit, ticks := r.scale(), r.upTo(MaxDeficit), r.upTo(MaxDeficit)
 		if r.IntN(2) == 0 {
-			ticks = s.untilFull(deficit) - r.Int64N(3) + 1 // around the moment of fullness
+			ticks = s.UntilFull(deficit) - r.Int64N(3) + 1 // around the moment of fullness
 		}
 		want := deficit
 		if ticks > 0 {
-			left := most(zero, sub(bigInt(deficit), mul(ticks, s.perTick)))
+			left := most(zero, sub(bigInt(deficit), mul(ticks, s.PerTick)))
 			want = left.Int64()
 		}
-		same(t, "refill", s.refill(deficit, ticks), bigInt(want), s, deficit, ticks)
-		same(t, "untilFull", s.untilFull(deficit), ceilDiv(bigInt(deficit), bigInt(s.perTick)), s, deficit)
-		same(t, "remaining", s.remaining(deficit),
-			new(big.Int).Div(most(zero, sub(mul(s.capacity, s.token), bigInt(deficit))), bigInt(s.token)), s, deficit)
+		same(t, "refill", s.Refill(deficit, ticks), bigInt(want), s, deficit, ticks)
+		same(t, "untilFull", s.UntilFull(deficit), ceilDiv(bigInt(deficit), bigInt(s.PerTick)), s, deficit)
+		same(t, "remaining", s.Remaining(deficit),
+			new(big.Int).Div(most(zero, sub(mul(s.Capacity, s.Token), bigInt(deficit))), bigInt(s.Token)), s, deficit)
 	}
-	s := scale{10, 100, 3}
+	s := Scale{10, 100, 3}
 	for _, ticks := range []int64{0, -1, math.MinInt64} {
-		if got := s.refill(700, ticks); got != 700 {
+		if got := s.Refill(700, ticks); got != 700 {
 			t.Errorf("after %d ticks %d of 700 are missing: time that goes backwards minted", ticks, got)
 		}
 	}
@@ -137,29 +137,29 @@ func TestRefill(t *testing.T) {
 func TestTakes(t *testing.T) {
 	r := newNumbers(t)
 	for range bucketRounds {
-		s, deficit := r.scale(), r.upTo(maxDeficit)
+		s, deficit := r.scale(), r.upTo(MaxDeficit)
 		n := r.upTo(math.MaxInt64)
 		if r.IntN(2) == 0 {
-			n = r.upTo(s.capacity + 1)
+			n = r.upTo(s.Capacity + 1)
 		}
 		if r.IntN(2) == 0 {
-			deficit = max(0, min(maxDeficit, (s.capacity-min(n, s.capacity))*s.token+r.Int64N(3)-1)) // around what admits n
+			deficit = max(0, min(MaxDeficit, (s.Capacity-min(n, s.Capacity))*s.Token+r.Int64N(3)-1)) // around what admits n
 		}
-		c := change{n: n}
-		after := add(bigInt(deficit), mul(n, s.token))
-		fits := after.Cmp(mul(s.capacity, s.token)) <= 0
+		c := Change{N: n}
+		after := add(bigInt(deficit), mul(n, s.Token))
+		fits := after.Cmp(mul(s.Capacity, s.Token)) <= 0
 		want := after
 		if !fits {
 			want = bigInt(deficit)
 		}
-		got, allowed := c.of(&s, deficit)
+		got, allowed := c.Of(&s, deficit)
 		same(t, "take", got, want, s, deficit, n)
 		if allowed != fits {
 			t.Fatalf("take of %d from %+v with %d missing: allowed is %v", n, s, deficit, allowed)
 		}
-		if n <= s.capacity {
-			lack := most(zero, sub(after, mul(s.capacity, s.token)))
-			same(t, "retry", c.retry(&s, deficit), ceilDiv(lack, bigInt(s.perTick)), s, deficit, n)
+		if n <= s.Capacity {
+			lack := most(zero, sub(after, mul(s.Capacity, s.Token)))
+			same(t, "retry", c.Retry(&s, deficit), ceilDiv(lack, bigInt(s.PerTick)), s, deficit, n)
 		}
 	}
 }
@@ -167,16 +167,16 @@ func TestTakes(t *testing.T) {
 func TestAdjustments(t *testing.T) {
 	r := newNumbers(t)
 	for range bucketRounds {
-		s, deficit, n := r.scale(), r.upTo(maxDeficit), r.upTo(math.MaxInt64)
+		s, deficit, n := r.scale(), r.upTo(MaxDeficit), r.upTo(math.MaxInt64)
 		if r.IntN(2) == 0 {
 			n = -n
 		}
 		if r.IntN(100) == 0 {
 			n = math.MinInt64
 		}
-		c := change{n: n, adjust: true}
-		got, allowed := c.of(&s, deficit)
-		want := least(bigInt(maxDeficit), most(zero, sub(bigInt(deficit), mul(n, s.token))))
+		c := Change{N: n, Adjust: true}
+		got, allowed := c.Of(&s, deficit)
+		want := least(bigInt(MaxDeficit), most(zero, sub(bigInt(deficit), mul(n, s.Token))))
 		same(t, "adjust", got, want, s, deficit, n)
 		if !allowed {
 			t.Fatalf("adjust by %d of %+v with %d missing was refused", n, s, deficit)
@@ -188,42 +188,42 @@ func TestTakeOver(t *testing.T) {
 	r := newNumbers(t)
 	larger, forgotten := 0, 0
 	for range bucketRounds {
-		from, to, deficit := r.scale(), r.scale(), r.upTo(maxDeficit)
+		from, to, deficit := r.scale(), r.scale(), r.upTo(MaxDeficit)
 		switch r.IntN(4) {
 		case 0: // in debt or not, by the same token
-			to.token = from.token
-			to.capacity = r.from1To(maxUnits / to.token)
+			to.Token = from.Token
+			to.Capacity = r.from1To(MaxUnits / to.Token)
 		case 1:
-			to.token, to.capacity = from.token, from.capacity
+			to.Token, to.Capacity = from.Token, from.Capacity
 		}
 		missing := bigInt(deficit)
-		if from.token != to.token {
-			whole, part := new(big.Int).DivMod(missing, bigInt(from.token), new(big.Int))
-			missing = add(new(big.Int).Mul(whole, bigInt(to.token)), ceilDiv(new(big.Int).Mul(part, bigInt(to.token)), bigInt(from.token)))
-			missing = least(missing, bigInt(maxDeficit))
+		if from.Token != to.Token {
+			whole, part := new(big.Int).DivMod(missing, bigInt(from.Token), new(big.Int))
+			missing = add(new(big.Int).Mul(whole, bigInt(to.Token)), ceilDiv(new(big.Int).Mul(part, bigInt(to.Token)), bigInt(from.Token)))
+			missing = least(missing, bigInt(MaxDeficit))
 		}
-		same(t, "convert", convert(deficit, from.token, to.token), missing, from, to, deficit)
+		same(t, "convert", convert(deficit, from.Token, to.Token), missing, from, to, deficit)
 
 		kept := to
-		if from.capacity > to.capacity {
-			if mul(from.capacity, to.token).Cmp(bigInt(maxUnits)) <= 0 {
-				kept.capacity = from.capacity
+		if from.Capacity > to.Capacity {
+			if mul(from.Capacity, to.Token).Cmp(bigInt(MaxUnits)) <= 0 {
+				kept.Capacity = from.Capacity
 				larger++
 			} else {
-				missing = least(missing, mul(to.capacity, to.token))
+				missing = least(missing, mul(to.Capacity, to.Token))
 				forgotten++
 			}
 		}
-		ticks := r.upTo(maxDeficit)
+		ticks := r.upTo(MaxDeficit)
 		if r.IntN(2) == 0 {
-			ticks = max(0, from.untilFull(deficit)+r.Int64N(3)-1) // around the moment of fullness by the old limit
+			ticks = max(0, from.UntilFull(deficit)+r.Int64N(3)-1) // around the moment of fullness by the old limit
 		}
 		// No more tokens than the new limit can hold, of a bucket of the size that is kept.
-		want := most(sub(missing, mul(ticks, to.perTick)), mul(kept.capacity-to.capacity, to.token))
-		if mul(ticks, from.perTick).Cmp(bigInt(deficit)) >= 0 {
+		want := most(sub(missing, mul(ticks, to.PerTick)), mul(kept.Capacity-to.Capacity, to.Token))
+		if mul(ticks, from.PerTick).Cmp(bigInt(deficit)) >= 0 {
 			want, kept = zero, to
 		}
-		got, scale := to.takeOver(deficit, from, ticks)
+		got, scale := to.TakeOver(deficit, from, ticks)
 		same(t, "takeOver", got, want, from, to, deficit, ticks)
 		if scale != kept {
 			t.Fatalf("%+v took over from %+v: counts on by %+v, want %+v", to, from, scale, kept)
@@ -238,8 +238,8 @@ func TestTakeOver(t *testing.T) {
 func TestConvertMintsNothing(t *testing.T) {
 	r := newNumbers(t)
 	for range bucketRounds / 10 {
-		a, b := r.from1To(maxUnits), r.from1To(maxUnits)
-		deficit := r.upTo(min(maxDeficit, maxDeficit/b*a))
+		a, b := r.from1To(MaxUnits), r.from1To(MaxUnits)
+		deficit := r.upTo(min(MaxDeficit, MaxDeficit/b*a))
 		before := deficit
 		for range 4 {
 			deficit = convert(convert(deficit, a, b), b, a)
@@ -256,12 +256,12 @@ func TestLimitsInTurns(t *testing.T) {
 	r := newNumbers(t)
 	refused := 0
 	for range 300 {
-		limits := make([]scale, 2+r.IntN(2))
+		limits := make([]Scale, 2+r.IntN(2))
 		capacity, rate := int64(0), new(big.Rat)
 		for i := range limits {
-			limits[i], _ = newScale(r.from1To(60), r.from1To(100), 1e9*r.from1To(60))
-			capacity = max(capacity, limits[i].capacity)
-			if perTick := big.NewRat(limits[i].perTick, limits[i].token); perTick.Cmp(rate) > 0 {
+			limits[i], _ = NewScale(r.from1To(60), r.from1To(100), 1e9*r.from1To(60))
+			capacity = max(capacity, limits[i].Capacity)
+			if perTick := big.NewRat(limits[i].PerTick, limits[i].Token); perTick.Cmp(rate) > 0 {
 				rate = perTick
 			}
 		}
@@ -269,18 +269,18 @@ func TestLimitsInTurns(t *testing.T) {
 		now, admitted := int64(0), int64(0)
 		for range 300 {
 			s := limits[r.IntN(len(limits))]
-			now += r.upTo(s.untilFull(s.size()) / r.from1To(200))
-			take := change{n: r.from1To(s.capacity)}
-			at := func(tick int64) (left int64, kept scale, allowed bool) {
-				left, kept = s.takeOver(deficit, by, tick-last)
-				left, allowed = take.of(&s, left-kept.size()+s.size())
+			now += r.upTo(s.UntilFull(s.Size()) / r.from1To(200))
+			take := Change{N: r.from1To(s.Capacity)}
+			at := func(tick int64) (left int64, kept Scale, allowed bool) {
+				left, kept = s.TakeOver(deficit, by, tick-last)
+				left, allowed = take.Of(&s, left-kept.Size()+s.Size())
 				return left, kept, allowed
 			}
 			left, kept, allowed := at(now)
 			if !allowed {
 				refused++
-				wait := take.retry(&s, left)
-				if _, _, early := at(now + wait - 1); early && now+wait-1-last < by.untilFull(deficit) {
+				wait := take.Retry(&s, left)
+				if _, _, early := at(now + wait - 1); early && now+wait-1-last < by.UntilFull(deficit) {
 					t.Fatalf("%+v: admitted before its wait of %d was over", s, wait)
 				}
 				if _, _, late := at(now + wait); !late {
@@ -288,8 +288,8 @@ func TestLimitsInTurns(t *testing.T) {
 				}
 				continue
 			}
-			deficit, by, last = left+kept.size()-s.size(), kept, now
-			admitted += take.n
+			deficit, by, last = left+kept.Size()-s.Size(), kept, now
+			admitted += take.N
 			most := new(big.Rat).Mul(rate, new(big.Rat).SetInt64(now))
 			if most.Add(most, new(big.Rat).SetInt64(capacity)).Cmp(new(big.Rat).SetInt64(admitted)) < 0 {
 				t.Fatalf("%+v admitted %d in %d ticks, which is more than %v", limits, admitted, now, most)
@@ -304,24 +304,21 @@ func TestLimitsInTurns(t *testing.T) {
 func TestMulDivUp(t *testing.T) {
 	r := newNumbers(t)
 	for range bucketRounds {
-		c := r.from1To(maxUnits)
-		a, b := r.Int64N(c), r.from1To(maxUnits) // as convert has it: a part of c
-		same(t, "mulDivUp", mulDivUp(a, b, c), ceilDiv(mul(a, b), bigInt(c)), a, b, c)
+		c := r.from1To(MaxUnits)
+		a, b := r.Int64N(c), r.from1To(MaxUnits) // as convert has it: a part of c
+		same(t, "MulDivUp", MulDivUp(a, b, c), ceilDiv(mul(a, b), bigInt(c)), a, b, c)
 	}
 }
 
 func TestBounds(t *testing.T) {
 	// Whatever can be in a bucket and be added to it fits an int64, and a double.
-	if maxUnits != 1<<52 || maxDeficit != 1<<53-1 || bits.Len64(maxDeficit+maxDeficit) > 63 {
-		t.Errorf("maxUnits %d, maxDeficit %d", int64(maxUnits), int64(maxDeficit))
+	if MaxUnits != 1<<52 || MaxDeficit != 1<<53-1 || bits.Len64(MaxDeficit+MaxDeficit) > 63 {
+		t.Errorf("MaxUnits %d, MaxDeficit %d", int64(MaxUnits), int64(MaxDeficit))
 	}
-	for _, n := range []int64{maxUnits, maxDeficit, maxDeficit - 1} {
+	for _, n := range []int64{MaxUnits, MaxDeficit, MaxDeficit - 1} {
 		if int64(float64(n)) != n {
 			t.Errorf("%d is not exact in a double", n)
 		}
-	}
-	if d := ticksToDuration(maxDeficit + 1e6); d <= 0 || d.Microseconds() != maxDeficit+1e6 {
-		t.Errorf("the longest wait is %v", d)
 	}
 }
 
@@ -331,27 +328,27 @@ func FuzzRetryAfter(f *testing.F) {
 	f.Add(int64(5000), int64(1), int64(86400e6), int64(0), int64(5000))
 	f.Add(int64(7), int64(7), int64(3e9), int64(20_999_996), int64(3))
 	f.Add(int64(1), int64(1), int64(10*365*86400e9), int64(1), int64(1))
-	f.Add(int64(1e9), int64(1e9), int64(1e9), int64(maxDeficit), int64(1e9))
+	f.Add(int64(1e9), int64(1e9), int64(1e9), int64(MaxDeficit), int64(1e9))
 	f.Fuzz(func(t *testing.T, capacity, tokens, nanoseconds, deficit, n int64) {
-		if capacity < 1 || tokens < 1 || nanoseconds < 1 || deficit < 0 || deficit > maxDeficit || n < 0 {
+		if capacity < 1 || tokens < 1 || nanoseconds < 1 || deficit < 0 || deficit > MaxDeficit || n < 0 {
 			t.Skip()
 		}
-		s, most := newScale(capacity, tokens, nanoseconds)
+		s, most := NewScale(capacity, tokens, nanoseconds)
 		if capacity > most || n > capacity {
 			t.Skip()
 		}
-		c := change{n: n}
-		if _, allowed := c.of(&s, deficit); allowed {
-			if wait := c.retry(&s, deficit); wait != 0 {
+		c := Change{N: n}
+		if _, allowed := c.Of(&s, deficit); allowed {
+			if wait := c.Retry(&s, deficit); wait != 0 {
 				t.Fatalf("allowed, after %d ticks", wait)
 			}
 			return
 		}
-		wait := c.retry(&s, deficit)
-		if _, allowed := c.of(&s, s.refill(deficit, wait)); !allowed {
+		wait := c.Retry(&s, deficit)
+		if _, allowed := c.Of(&s, s.Refill(deficit, wait)); !allowed {
 			t.Errorf("refused after the %d ticks that it was told", wait)
 		}
-		if _, allowed := c.of(&s, s.refill(deficit, wait-1)); allowed {
+		if _, allowed := c.Of(&s, s.Refill(deficit, wait-1)); allowed {
 			t.Errorf("told %d ticks, and admitted after one less", wait)
 		}
 	})
@@ -362,22 +359,22 @@ func TestRatesAreExactOverYears(t *testing.T) {
 	r := newNumbers(t)
 	for range 200 {
 		s := r.scale()
-		s.capacity = max(2, min(s.capacity, 1000))
-		if s.capacity > maxUnits/s.token || s.perTick > s.token {
+		s.Capacity = max(2, min(s.Capacity, 1000))
+		if s.Capacity > MaxUnits/s.Token || s.PerTick > s.Token {
 			continue // where more than a token comes back in a tick, the bucket is full in between
 		}
-		one := change{n: 1}
-		deficit, now := s.size(), int64(0)
+		one := Change{N: 1}
+		deficit, now := s.Size(), int64(0)
 		total := int64(r.IntN(300) + 1)
 		for range total {
-			wait := one.retry(&s, deficit)
+			wait := one.Retry(&s, deficit)
 			now += wait
-			deficit = s.refill(deficit, wait)
+			deficit = s.Refill(deficit, wait)
 			var allowed bool
-			if deficit, allowed = one.of(&s, deficit); !allowed {
+			if deficit, allowed = one.Of(&s, deficit); !allowed {
 				t.Fatalf("%+v: refused after its wait", s)
 			}
 		}
-		same(t, "the time of so many tokens", now, ceilDiv(mul(total, s.token), bigInt(s.perTick)), s, total)
+		same(t, "the time of so many tokens", now, ceilDiv(mul(total, s.Token), bigInt(s.PerTick)), s, total)
 	}
 }

@@ -1,0 +1,121 @@
+package bucket
+
+// State is the buckets of one key, and the Go twin of what the Redis script decides: both change alike, to the unit.
+// It is neither locked nor on a clock. The zero State is full.
+type State struct {
+	Last   int64   // tick of the deficits
+	Levels []Level // one per limit, by position
+	Ban    *Bans   // nil if there never was one
+}
+
+// Level is one bucket: what it holds at most, and what is missing.
+type Level struct {
+	Scale
+	Deficit int64
+}
+
+// Bans are the two buckets of a Ban.
+type Bans struct{ Strikes, Memory Level }
+
+// Outcome is what a change did.
+type Outcome struct {
+	Allowed  bool
+	Deficits []int64 // what is missing afterwards, one per limit
+	Late     int64   // ticks that the clock is behind the state; nothing refills until it has caught up
+	Banned   int64   // ticks until the key is no longer shut out
+}
+
+// Full reports whether every bucket is full, so that the state equals one that does not exist.
+func (s *State) Full(now int64) bool {
+	full := func(l *Level) bool { return l.Refill(l.Deficit, now-s.Last) == 0 }
+	for i := range s.Levels {
+		if !full(&s.Levels[i]) {
+			return false
+		}
+	}
+	return s.Ban == nil || full(&s.Ban.Strikes) && full(&s.Ban.Memory)
+}
+
+// Apply makes a change to the buckets of all scales or to none, and reports whether anything has changed. The
+// outcome's deficits are at the tick now.
+func (s *State) Apply(now int64, c *Change, scales []Scale) (o Outcome, changed bool) {
+	next := s.at(now, scales, c.Ban)
+	o = Outcome{Allowed: true, Deficits: make([]int64, len(scales))}
+	if c.Ban != nil {
+		o.Banned = c.Ban.Left(next.Ban.Strikes.Deficit)
+		o.Allowed = o.Banned == 0
+	}
+	for i := range scales {
+		o.Deficits[i] = next.Levels[i].Deficit - next.Levels[i].surplus(&scales[i])
+		_, ok := c.Of(&scales[i], o.Deficits[i])
+		o.Allowed = o.Allowed && ok
+	}
+	switch {
+	case o.Allowed:
+		for i := range scales {
+			o.Deficits[i], _ = c.Of(&scales[i], o.Deficits[i])
+			next.Levels[i].Deficit = min(o.Deficits[i]+next.Levels[i].surplus(&scales[i]), MaxDeficit)
+		}
+		changed = c.N != 0
+	case c.Ban != nil && o.Banned == 0 && c.N > 0: // A look is no offence.
+		ban := next.Ban
+		ban.Strikes.Deficit, ban.Memory.Deficit = c.Ban.Strike(ban.Strikes.Deficit, ban.Memory.Deficit)
+		o.Banned = c.Ban.Left(ban.Strikes.Deficit)
+		changed = true
+	}
+	if changed {
+		*s = next
+	}
+	return o, changed
+}
+
+// at returns the state as it is at the tick now, taken over by the limits and the ban that are asked for. Those that
+// are not asked for only refill.
+func (s *State) at(now int64, scales []Scale, ban *Ban) State {
+	elapsed := now - s.Last
+	next := State{Last: now, Levels: make([]Level, max(len(scales), len(s.Levels)))}
+	for i := range next.Levels {
+		switch {
+		case i < len(scales) && i < len(s.Levels):
+			next.Levels[i] = s.Levels[i].takenOver(&scales[i], elapsed)
+		case i < len(scales):
+			next.Levels[i].Scale = scales[i]
+		default:
+			next.Levels[i] = s.Levels[i].after(elapsed)
+		}
+	}
+	switch {
+	case ban == nil && s.Ban != nil:
+		next.Ban = &Bans{s.Ban.Strikes.after(elapsed), s.Ban.Memory.after(elapsed)}
+	case ban != nil && s.Ban != nil:
+		next.Ban = &Bans{s.Ban.Strikes.rescaled(&ban.Strikes, elapsed), s.Ban.Memory.rescaled(&ban.Memory, elapsed)}
+	case ban != nil:
+		next.Ban = &Bans{Level{Scale: ban.Strikes}, Level{Scale: ban.Memory}}
+	}
+	return next
+}
+
+// after is the bucket so many ticks later.
+func (l Level) after(ticks int64) Level {
+	l.Deficit = l.Refill(l.Deficit, ticks)
+	return l
+}
+
+// takenOver is the bucket so many ticks later, taken over by a limit.
+func (l Level) takenOver(s *Scale, ticks int64) Level {
+	deficit, kept := s.TakeOver(l.Deficit, l.Scale, ticks)
+	return Level{kept, deficit}
+}
+
+// rescaled is takenOver for the buckets of a ban. Other options for it forgive what they would not count, because the
+// debt of a ban is time, and at another rate would be another time.
+func (l Level) rescaled(s *Scale, ticks int64) Level {
+	if l.Scale == *s {
+		return l.after(ticks)
+	}
+	t := l.takenOver(s, ticks)
+	return Level{*s, min(t.Deficit-t.surplus(s), s.Size())}
+}
+
+// surplus is by how many units the bucket is larger than it is for a limit that took it over.
+func (l *Level) surplus(s *Scale) int64 { return l.Size() - s.Size() }
