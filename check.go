@@ -70,7 +70,8 @@ func (w Warning) LogValue() slog.Value {
 // second, and if they do not answer, or the ACL does not permit it, nothing is said of them.
 //
 // A limiter that another handler calls, as in if !internal(c) { limiter(c) }, cannot be seen, so its route
-// counts as one without. What a KeyFunc does for clients with credentials cannot be seen either.
+// counts as one without; use [WithSkip], [When] or [Stack] instead. What a KeyFunc does for clients with credentials
+// cannot be seen either.
 func Check(engine *gin.Engine) []Warning {
 	i := inspection{engine: engine}
 	routes, ok := routesOf(reflect.ValueOf(engine))
@@ -87,14 +88,16 @@ type inspection struct {
 
 func (i *inspection) run(routes []route, readable bool) {
 	if !readable {
-		routes = []route{{"every route", i.engine.Handlers}}
+		routes = []route{{path: "every route", handlers: i.engine.Handlers}}
 	}
-	slices.SortFunc(routes, func(a, b route) int { return cmp.Compare(a.pathFirst(), b.pathFirst()) })
+	slices.SortFunc(routes, func(a, b route) int {
+		return cmp.Or(cmp.Compare(a.path, b.path), cmp.Compare(a.method, b.method))
+	})
 	var unlimited []string
 	for _, r := range routes {
 		limiters := r.limiters()
-		if len(limiters) == 0 && r.name != noRoute {
-			unlimited = append(unlimited, r.name)
+		if len(limiters) == 0 && r.path != "" {
+			unlimited = append(unlimited, r.name())
 		}
 		for _, l := range limiters {
 			i.meet(l, r)
@@ -135,7 +138,7 @@ func (i *inspection) meet(l *Limiter, r route) {
 	if slices.ContainsFunc(i.limiters, func(p placed) bool { return p.Limiter == l }) {
 		return
 	}
-	p := placed{l, r.name}
+	p := placed{l, r.name()}
 	i.limiters = append(i.limiters, p)
 	i.checkKey(p)
 }
@@ -288,11 +291,11 @@ func (i *inspection) checkRoute(r route, limiters []*Limiter) {
 		for _, earlier := range limiters[:n] {
 			switch {
 			case l == earlier:
-				i.warn(WarnDoubleCharge, r.name,
+				i.warn(WarnDoubleCharge, r.name(),
 					fmt.Sprintf("limiter %q stands on it more than once, and charges a request each time", l.name),
 					"register it on the engine, on the group or on the route, but only once")
 			case sameBuckets(l, earlier) && i.sameKey(l, earlier):
-				i.warn(WarnDoubleCharge, r.name,
+				i.warn(WarnDoubleCharge, r.name(),
 					fmt.Sprintf("two limiters of the name %q count in the same buckets of one store, and both charge a request", l.name),
 					"leave one out, or give it another name by WithName")
 			}
@@ -349,33 +352,32 @@ func (i *inspection) checkStores() {
 	}
 }
 
-// route is a route of an engine, and what runs on it.
+// route is a route of an engine, and what runs on it. What runs where no route matches has no method and no path. Some
+// programs do all their work there.
 type route struct {
-	name     string // "GET /users/:id", or noRoute
-	handlers gin.HandlersChain
+	method, path string
+	handlers     gin.HandlersChain
 }
 
-// noRoute is what runs where no route matches. Some programs do all their work there.
-const noRoute = "no route"
-
-func (r route) pathFirst() string {
-	method, path, _ := strings.Cut(r.name, " ")
-	return path + " " + method
+func (r route) name() string {
+	switch {
+	case r.path == "":
+		return "no route"
+	case r.method == "":
+		return r.path
+	default:
+		return r.method + " " + r.path
+	}
 }
 
-// limiters are those that stand on the route itself, in order.
+// limiters are those that are on the route, in order.
 func (r route) limiters() []*Limiter {
 	p := &probe{}
 	for _, handler := range r.handlers {
-		// Only the code of Handle is called, and that sees the probe.
-		if reflect.ValueOf(handler).Pointer() == codeOfHandle {
-			handler(&gin.Context{Writer: p})
-		}
+		p.look(handler)
 	}
 	return p.found
 }
-
-var codeOfHandle = reflect.ValueOf((*Limiter)(nil).Handle).Pointer()
 
 // probe is a response to which a limiter answers with itself.
 type probe struct {
@@ -383,7 +385,23 @@ type probe struct {
 	found []*Limiter
 }
 
-// routesOf reads the routes of an engine with their handlers, noRoute last. Gin keeps handlers to itself, and
+// look calls a handler if it is one of this package's, which sees the probe and does nothing else.
+func (p *probe) look(handler gin.HandlerFunc) {
+	switch reflect.ValueOf(handler).Pointer() {
+	case codeOfHandle, codeOfStack, codeOfWhen:
+		handler(&gin.Context{Writer: p})
+	}
+}
+
+var codeOfHandle, codeOfStack, codeOfWhen uintptr
+
+func init() { // Not where they are declared: When looks for them itself.
+	codeOfHandle = reflect.ValueOf((*Limiter)(nil).Handle).Pointer()
+	codeOfStack = reflect.ValueOf(stack(nil).handle).Pointer()
+	codeOfWhen = reflect.ValueOf(when{}.handle).Pointer()
+}
+
+// routesOf reads the routes of an engine with their handlers, that of no route last. Gin keeps handlers to itself, and
 // engine.Routes() names only the last one of each route, so this reads private fields; it writes none. It is not
 // ok if they are not as in Gin 1.12.
 func routesOf(engine reflect.Value) (routes []route, ok bool) {
@@ -397,13 +415,13 @@ func routesOf(engine reflect.Value) (routes []route, ok bool) {
 		tree := trees.Index(i)
 		routes = appendRoutes(routes, tree.FieldByName("method").String(), tree.FieldByName("root").Elem())
 	}
-	return append(routes, route{noRoute, handlersOf(engine.Elem().FieldByName("allNoRoute"))}), true
+	return append(routes, route{handlers: handlersOf(engine.Elem().FieldByName("allNoRoute"))}), true
 }
 
 // appendRoutes appends the routes below a node of a method's tree.
 func appendRoutes(routes []route, method string, node reflect.Value) []route {
 	if handlers := handlersOf(node.FieldByName("handlers")); len(handlers) > 0 {
-		routes = append(routes, route{method + " " + node.FieldByName("fullPath").String(), handlers})
+		routes = append(routes, route{method, node.FieldByName("fullPath").String(), handlers})
 	}
 	children := node.FieldByName("children")
 	for i := range children.Len() {

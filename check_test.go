@@ -379,7 +379,7 @@ func TestRoutesOfAnotherGin(t *testing.T) {
 		trees      []tree
 	}{nil, []tree{{"GET", &node{chain, "/", []*node{{nil, "", []*node{{chain, "/a/b", nil}}}}}}}}
 	routes, ok := routesOf(reflect.ValueOf(same))
-	if !ok || len(routes) != 3 || routes[0].name != "GET /" || routes[1].name != "GET /a/b" || len(routes[1].handlers) != 1 {
+	if !ok || len(routes) != 3 || routes[0].name() != "GET /" || routes[1].name() != "GET /a/b" || len(routes[1].handlers) != 1 {
 		t.Errorf("the same: got %v, %v", routes, ok)
 	}
 }

@@ -2,26 +2,31 @@ package ratelimit
 
 import (
 	"net/http"
-	"time"
 
 	"github.com/gin-gonic/gin"
 )
 
 // Get returns the decision on this request: the refusal, or, where limiters stack, the first of those with the
-// fewest tokens left. Limiters in [Shadow] do not count. It is false where no limiter has decided: none has run, or its
-// store could not.
+// fewest tokens left. What was given back since is in it. Limiters in [Shadow] do not count. It is false where no
+// limiter has decided: none has run, or its store could not.
 //
 // A copy of the context, made by c.Copy, knows no decision but those of limiters with [WithCost], and of the ones before
 // them: call Get before you copy.
 func Get(c *gin.Context) (tightest Result, ok bool) {
 	for d := lastDecision(c); d != nil; d = d.earlier {
-		switch {
-		case d.mode == Shadow:
-		case !ok, tightest.Allowed && (!d.result.Allowed || d.result.Remaining <= tightest.Remaining):
-			tightest, ok = d.result, true
+		if d.mode == Shadow {
+			continue
+		}
+		if r := d.snapshot(); !ok || !tighter(&tightest, &r) {
+			tightest, ok = r, true
 		}
 	}
 	return tightest, ok
+}
+
+// tighter reports whether a later decision has left fewer tokens than an earlier one, or refuses.
+func tighter(later, earlier *Result) bool {
+	return !later.Allowed || earlier.Allowed && later.Remaining < earlier.Remaining
 }
 
 // decision is what one limiter does to one request.
@@ -37,13 +42,22 @@ type decision struct {
 	earlier  *decision // of the limiter before on the same request
 	key      string
 	limits   []Limit
-	result   Result
+	result   Result // charge.mu guards it once handlers run that may settle
+	charge   charge
 	cost     int
-	charged  int           // tokens that the request has taken and not given back
-	waited   time.Duration // how long it was held back
 	mode     Mode
-	gone     bool // whether its context ended meanwhile
+	admitted bool // it has taken tokens, or could have
+	gone     bool // its client left while it was held back
+	debug    bool // the request knows the limiter's debug secret
+	stuck    bool // a give-back has failed, and is not repeated; guarded by charge.mu
 	xHeaders xHeaderValues
+}
+
+// snapshot returns the decision's result as it is now.
+func (d *decision) snapshot() Result {
+	d.charge.mu.Lock()
+	defer d.charge.mu.Unlock()
+	return d.result
 }
 
 type decisionKey struct{}
@@ -59,16 +73,8 @@ func (d *decision) attach(c *gin.Context) {
 
 // lastDecision is the latest on the request, nil if there is none.
 func lastDecision(c *gin.Context) *decision {
-	switch w := c.Writer.(type) {
-	case nil: // A context that somebody made by hand.
-	case *decision:
-		return w
-	default:
-		// Other middleware may have put its own writer in front. Of the methods that all of those pass on, only this
-		// one can return something of ours, and does nothing.
-		if d, ok := w.Pusher().(*decision); ok {
-			return d
-		}
+	if d := writtenDecision(c); d != nil {
+		return d
 	}
 	if c.Keys == nil {
 		return nil // As for most requests before the first limiter; Get locks before it looks.
@@ -76,6 +82,21 @@ func lastDecision(c *gin.Context) *decision {
 	value, _ := c.Get(decisionKey{})
 	d, _ := value.(*decision)
 	return d
+}
+
+// writtenDecision is the latest on a request that still has its writer, and nil in a copy of a context.
+func writtenDecision(c *gin.Context) *decision {
+	switch w := c.Writer.(type) {
+	case nil: // A context that somebody made by hand.
+		return nil
+	case *decision:
+		return w
+	default:
+		// Other middleware may have put its own writer in front. Of the methods that all of those pass on, only this
+		// one can return something of ours, and does nothing.
+		d, _ := w.Pusher().(*decision)
+		return d
+	}
 }
 
 // Pusher is d itself, for lastDecision.

@@ -8,12 +8,13 @@ import (
 	"time"
 )
 
-// Event is what an observer is told about one decision; see [WithObserver].
+// Event is what an observer is told about one decision, or about tokens that could not be given back
+// ([ReasonGiveBack]); see [WithObserver].
 type Event struct {
 	Name    string        // the limiter's
 	Route   string        // the route's pattern, "/users/:id"; "" for no route and outside of a request
 	Key     Key           // what was counted against; prints as a digest
-	Cost    int           // tokens asked for
+	Cost    int           // tokens asked for, or to be given back
 	Result  Result        // the decision; zero if Err is not nil
 	Err     error         // why there was none
 	Reason  Reason        // the decision in one word
@@ -28,20 +29,21 @@ type Reason string
 // The reasons of an Event.
 const (
 	ReasonAllowed  Reason = "allowed"
-	ReasonRefused  Reason = "refused"  // the bucket holds too few tokens
-	ReasonCost     Reason = "cost"     // refused: the cost is above the capacity, so waiting does not help
-	ReasonOverflow Reason = "overflow" // refused: the store had no room for the key, and the shared bucket is empty
-	ReasonNoKey    Reason = "no_key"   // refused: the request had no key, and the bucket of such requests is empty
-	ReasonBanned   Reason = "banned"   // refused: the key is shut out; see WithBan
-	ReasonShadow   Reason = "shadow"   // let through, but would have been refused; see WithShadow
-	ReasonGone     Reason = "gone"     // refused: the client left while the request was held back; see WithMaxWait
-	ReasonStore    Reason = "store"    // no decision: the store could not be asked
-	ReasonForeign  Reason = "foreign"  // no decision: the store holds something else under the key
-	ReasonArgument Reason = "argument" // no decision: the cost or a limit is invalid
+	ReasonRefused  Reason = "refused"   // the bucket holds too few tokens
+	ReasonCost     Reason = "cost"      // refused: the cost is above the capacity, so waiting does not help
+	ReasonOverflow Reason = "overflow"  // refused: the store had no room for the key, and the shared bucket is empty
+	ReasonNoKey    Reason = "no_key"    // refused: the request had no key, and the bucket of such requests is empty
+	ReasonBanned   Reason = "banned"    // refused: the key is shut out; see WithBan
+	ReasonShadow   Reason = "shadow"    // let through, but would have been refused; see WithShadow
+	ReasonGone     Reason = "gone"      // given up: the client left while the request was held back; see WithMaxWait
+	ReasonStore    Reason = "store"     // no decision: the store could not be asked
+	ReasonForeign  Reason = "foreign"   // no decision: the store holds something else under the key
+	ReasonArgument Reason = "argument"  // no decision: the cost or a limit is invalid
+	ReasonGiveBack Reason = "give_back" // tokens could not be given back; see Event.Err
 )
 
-// Refused reports whether the request was refused.
-func (e Event) Refused() bool { return e.Err == nil && !e.Result.Allowed }
+// Refused reports whether the request was refused. One whose client left while it was held back was not.
+func (e Event) Refused() bool { return e.Err == nil && !e.Result.Allowed && e.Reason != ReasonGone }
 
 func reasonOf(d *decision, err error) Reason {
 	r := d.result

@@ -149,7 +149,7 @@ func ExampleNewFallbackStore() {
 	if err != nil {
 		panic(err)
 	}
-	r, err := store.Take(context.Background(), "key", 1, []ratelimit.Limit{{Capacity: 30, Refill: ratelimit.PerMinute(30)}})
+	r, err := store.Take(context.Background(), "key", ratelimit.Take{N: 1, Limits: []ratelimit.Limit{{Capacity: 30, Refill: ratelimit.PerMinute(30)}}})
 	fmt.Println(r.Allowed, r.Remaining, r.Source, err)
 	// Output:
 	// true 9 fallback <nil>

@@ -216,7 +216,7 @@ func ExampleLimiter_Take() {
 	fmt.Println("take 5:", result.Allowed, result.Remaining)
 	result, _ = limiter.Take(ctx, "account:alice", 1)
 	fmt.Println("take 1:", result.Allowed, "retry in", result.RetryAfter.Round(time.Minute))
-	_ = limiter.Reset(ctx, "account:alice")
+	_, _ = limiter.Reset(ctx, "account:alice")
 	result, _ = limiter.Take(ctx, "account:alice", 0)
 	fmt.Println("look:", result.Remaining)
 	// Output:
@@ -228,7 +228,7 @@ func ExampleLimiter_Take() {
 // unreachable is a store that is down.
 type unreachable struct{ ratelimit.Store }
 
-func (unreachable) Take(context.Context, string, int, []ratelimit.Limit) (ratelimit.Result, error) {
+func (unreachable) Take(context.Context, string, ratelimit.Take) (ratelimit.Result, error) {
 	return ratelimit.Result{}, errors.New("dial tcp 10.0.0.7:6379: connection refused")
 }
 

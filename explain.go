@@ -4,10 +4,12 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"fmt"
-	"net/http"
+	"slices"
 	"time"
 
 	"github.com/gin-gonic/gin"
+
+	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 )
 
 // Explanation is how one limiter decided on a request, for people who ask why.
@@ -21,33 +23,97 @@ type Explanation struct {
 	Charged   int           // tokens taken, after Settle and the like; 0 if refused
 	Before    int           // whole tokens in the deciding limit's bucket before
 	NextToken time.Duration // from the decision until that bucket gets its next token, rounded up; 0 if it is full
+	Buckets   []LimitUsage  // what each limit's bucket held after the decision, and after what was given back since
 }
 
 // Explain returns how each limiter on this request has decided, in their order.
 func Explain(c *gin.Context) []Explanation {
-	var explanations []Explanation
-	for d := lastDecision(c); d != nil; d = d.earlier {
-		explanations = append([]Explanation{d.explain()}, explanations...)
+	return lastDecision(c).explanations(func(*decision) bool { return true })
+}
+
+// explanations explains d and the decisions before it that are wanted, in their order.
+func (d *decision) explanations(wanted func(*decision) bool) []Explanation {
+	var all []Explanation
+	for ; d != nil; d = d.earlier {
+		if wanted(d) {
+			all = append(all, d.explain())
+		}
 	}
-	return explanations
+	slices.Reverse(all)
+	return all
 }
 
 func (d *decision) explain() Explanation {
+	d.charge.mu.Lock()
+	defer d.charge.mu.Unlock()
 	e := Explanation{
-		Name:      d.limiter.name,
-		Mode:      d.mode,
-		Key:       Key{d.key},
-		Limits:    d.limits,
-		Result:    d.result,
-		Cost:      d.cost,
-		Charged:   d.charged,
-		Before:    d.result.Remaining,
-		NextToken: nextToken(d.result),
+		Name:    d.limiter.name,
+		Mode:    d.mode,
+		Key:     Key{d.key},
+		Limits:  d.limits,
+		Result:  d.result,
+		Cost:    d.cost,
+		Charged: d.charge.tokens,
+		Before:  d.result.Remaining,
+		Buckets: d.buckets(),
 	}
 	if d.result.Allowed && d.result.Wait == 0 {
-		e.Before += d.cost
+		e.Before += d.charge.tokens
+	}
+	for _, b := range e.Buckets {
+		if b.Limit == e.Result.Limit {
+			e.NextToken = b.NextToken
+			break
+		}
 	}
 	return e
+}
+
+// buckets is what the buckets of all limits held. A store that makes no receipts says only how the limit that decided
+// stands.
+func (d *decision) buckets() []LimitUsage {
+	r := &d.result
+	if r.Receipt.Len() != len(d.limits) {
+		return r.decider()
+	}
+	usages := make([]LimitUsage, len(d.limits))
+	for i, limit := range d.limits {
+		s, err := scaleOf(limit)
+		if err != nil {
+			return nil // Not decided by a store that knows limits.
+		}
+		usages[i] = limitUsageOf(limit, &s, r.Receipt.Deficit(i), 0)
+	}
+	return usages
+}
+
+// decider is the bucket of the limit that decided, as far as the result tells.
+func (r *Result) decider() []LimitUsage {
+	u := LimitUsage{Limit: r.Limit, Remaining: r.Remaining, ResetAfter: r.ResetAfter, NextToken: nextToken(*r)}
+	if s, err := scaleOf(r.Limit); err == nil && !r.Banned {
+		missing := min(int64(r.ResetAfter/time.Microsecond), (bucket.MaxDeficit-s.PerTick)/s.PerTick) * s.PerTick
+		u.Debt = int((max(0, missing-s.Size()) + s.Token - 1) / s.Token)
+	}
+	return []LimitUsage{u}
+}
+
+// violated is the names of the limits that refused.
+func (d *decision) violated() []string {
+	var names []string
+	take := bucket.Change{N: int64(d.cost), MaxWait: int64(d.limiter.maxWait / time.Microsecond)}
+	for i, limit := range d.limits {
+		s, err := scaleOf(limit)
+		if err != nil || d.result.Receipt.Len() != len(d.limits) {
+			break
+		}
+		if ceiling, _ := take.Units(&s); d.result.Receipt.Deficit(i) > ceiling {
+			names = append(names, policyName(d.limiter.name, i))
+		}
+	}
+	if len(names) == 0 { // A ban, or a store that makes no receipts.
+		names = []string{d.limiter.name}
+	}
+	return names
 }
 
 // nextToken is when the deciding limit's bucket gets its next token: not yet full, it is what refills last
@@ -82,11 +148,18 @@ const (
 	headerExplain = "X-Ratelimit-Explain"
 )
 
-// debug explains the decision in a header if the request knows the secret. The digests are compared, so that
-// the time it takes tells nothing about the secret, its length included.
-func (l *Limiter) debug(h http.Header, c *gin.Context, d *decision) {
+// knowsSecret reports whether the request carries the debug secret. The digests are compared, so that the time it takes
+// tells nothing about the secret, its length included.
+func (l *Limiter) knowsSecret(c *gin.Context) bool {
 	asked := sha256.Sum256([]byte(c.Request.Header.Get(headerDebug)))
-	if subtle.ConstantTimeCompare(asked[:], l.debugSecret[:]) == 1 {
-		h.Add(headerExplain, d.explain().String())
+	return subtle.ConstantTimeCompare(asked[:], l.debugSecret[:]) == 1
+}
+
+// debugLines explains d and those decisions before it whose secret the request knows.
+func (d *decision) debugLines() []string {
+	var lines []string
+	for _, e := range d.explanations(func(d *decision) bool { return d.debug }) {
+		lines = append(lines, e.String())
 	}
+	return lines
 }

@@ -5,10 +5,9 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/netip"
-	"slices"
+	"reflect"
 	"strconv"
 	"strings"
 
@@ -25,67 +24,26 @@ type KeyFunc func(*gin.Context) string
 
 // ByClientIP is the client's address as c.ClientIP() tells it: IPv4 in full, IPv6 by its /64, because a
 // client has at least that many addresses. Addresses are compared by their bits and not by their spelling:
-// an IPv4-mapped address is the IPv4 address, and zones are dropped. What is not an address falls back to
-// the peer's, never to another header.
+// an IPv4-mapped address is the IPv4 address, zones and ports are dropped. Where the address is unknown (see
+// [ClientAddr]) it is the peer's, never what another header says.
 //
 // Until engine.SetTrustedProxies is called, Gin believes X-Forwarded-For from everybody, and then the
 // client chooses its own key. Call SetTrustedProxies(nil) where no proxy is in front, or use [ByRemoteIP].
 func ByClientIP(c *gin.Context) string {
-	ip := c.ClientIP()
-	key := AddressKey(ip)
-	if key == "" || junkBefore(ip, c.Request.Header[forwardedFor]) && readsForwardedFor(c) {
-		return ByRemoteIP(c)
+	if addr, text, ok := clientAddr(c); ok {
+		return addrKey(addr, text)
 	}
-	return key
-}
-
-const forwardedFor = "X-Forwarded-For"
-
-// readsForwardedFor reports whether Gin would take the client's address from X-Forwarded-For if it held one. It may
-// be told to prefer other headers, which junk in this one must not discredit.
-func readsForwardedFor(c *gin.Context) bool {
-	const example = "192.0.2.1" // RFC 5737: nobody's.
-	request, changed := c.Request, *c.Request
-	changed.Header = maps.Clone(request.Header)
-	changed.Header[forwardedFor] = []string{example}
-	c.Request = &changed
-	defer func() { c.Request = request }()
-	return c.ClientIP() == example
-}
-
-// junkBefore reports whether the addresses in X-Forwarded-For, read from the right as proxies append to it, have
-// something else before ip: then Gin has given up on them and taken ip from X-Real-IP, where the client may have
-// put it.
-func junkBefore(ip string, lines []string) bool {
-	for _, line := range slices.Backward(lines) {
-		for more := true; more; {
-			element := line
-			i := strings.LastIndexByte(line, ',')
-			if more = i >= 0; more {
-				line, element = line[:i], line[i+1:]
-			}
-			element = strings.TrimSpace(element)
-			if element == ip {
-				return false
-			}
-			if addr, err := netip.ParseAddr(element); err != nil || addr.Zone() != "" {
-				return true
-			}
-		}
-	}
-	return false // No such header, or Gin is told to read another.
+	return ByRemoteIP(c)
 }
 
 // ByRemoteIP is the address of the peer of the connection, in the form of [ByClientIP]. No header is
 // believed. Behind a proxy it is the proxy's address, one key for everybody. On a unix socket it is "".
 func ByRemoteIP(c *gin.Context) string {
-	host := c.Request.RemoteAddr
-	if bracketed, ok := strings.CutPrefix(host, "["); ok {
-		host, _, _ = strings.Cut(bracketed, "]")
-	} else if i := strings.IndexByte(host, ':'); i == strings.LastIndexByte(host, ':') && i >= 0 {
-		host = host[:i] // With more colons it is IPv6 without a port, which some middleware sets.
+	addr, text, ok := remoteAddr(c)
+	if !ok {
+		return ""
 	}
-	return AddressKey(host)
+	return addrKey(addr, text)
 }
 
 // AddressKey is the key that [ByClientIP] and [ByRemoteIP] give an address, for [Limiter.Reset] and the like:
@@ -95,11 +53,16 @@ func AddressKey(text string) string {
 	if err != nil {
 		return ""
 	}
+	return addrKey(addr.WithZone("").Unmap(), text)
+}
+
+// addrKey is the key of an address that was read from text and is unmapped. Unmapped before masked: the /64 of every
+// mapped IPv4 address is the same (CVE-2026-30827).
+func addrKey(addr netip.Addr, text string) string {
 	if addr.Is4() {
-		return text // ParseAddr takes IPv4 in one spelling only, so there is nothing to print.
-	}
-	// Unmapped before masked: the /64 of every mapped IPv4 address is the same (CVE-2026-30827).
-	if addr = addr.WithZone("").Unmap(); addr.Is4() {
+		if !strings.Contains(text, ":") {
+			return text // IPv4 has one spelling only, so there is nothing to print.
+		}
 		return addr.String()
 	}
 	prefix, _ := addr.Prefix(64) // No error: the address is IPv6 without a zone.
@@ -159,6 +122,49 @@ func BearerKey(token string) string {
 		return ""
 	}
 	return digest("Bearer", token)
+}
+
+// ByValue is what an earlier handler has put into the context with c.Set, for example the user that it has verified:
+// ByValue("user_id") is "user_id:42". A string, an integer and a fmt.Stringer count; anything else is no key, "", and so
+// are "" and a value that is missing. That is the key to prefer over credentials, which anybody can make up and which
+// change when they are renewed. It panics if key is nil.
+func ByValue(key any) KeyFunc {
+	if key == nil {
+		panic(`ratelimit: ByValue(nil): needs the key of a c.Set, for example "user_id"`)
+	}
+	return func(c *gin.Context) string {
+		value, _ := c.Get(key)
+		return ValueKey(key, value)
+	}
+}
+
+// ValueKey is the key that [ByValue] gives a value, "" for one that is none.
+func ValueKey(key, value any) string {
+	var text string
+	switch v := value.(type) {
+	case nil:
+		return ""
+	case string:
+		text = v
+	case fmt.Stringer:
+		if r := reflect.ValueOf(v); r.Kind() == reflect.Pointer && r.IsNil() {
+			return ""
+		}
+		text = v.String()
+	default:
+		switch r := reflect.ValueOf(value); {
+		case r.CanInt():
+			text = strconv.FormatInt(r.Int(), 10)
+		case r.CanUint():
+			text = strconv.FormatUint(r.Uint(), 10)
+		case r.Kind() == reflect.String:
+			text = r.String()
+		}
+	}
+	if text == "" {
+		return ""
+	}
+	return fmt.Sprint(key) + ":" + text
 }
 
 // FirstOf is the first key that is not "": FirstOf(ByBearerToken, ByClientIP). Keys of different kinds
@@ -246,6 +252,9 @@ type Key struct{ raw string }
 
 // KeyOf is the Key under which events of the raw key appear, to look for it in logs.
 func KeyOf(raw string) Key { return Key{raw} }
+
+// Reveal returns the raw key, for support and audits: it is personal data or a secret where KeyFuncs make it of such.
+func (k Key) Reveal() string { return k.raw }
 
 // String returns the digest, "none" where the request had no key.
 func (k Key) String() string {

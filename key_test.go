@@ -90,7 +90,10 @@ func TestByClientIP(t *testing.T) {
 		"in hexadecimal":                  {behind(proxyIP), forwarded("::ffff:c633:6407"), clientIP},
 		"IPv6 by its /64":                 {behind(proxyIP), forwarded("2001:DB8:0:1:2:3:4:5"), "2001:db8:0:1::/64"},
 		"not an address: the proxy's own": {behind(proxyIP), forwarded("unknown"), proxyIP},
-		"with a port: the proxy's own":    {behind(proxyIP), forwarded(clientIP + ":80"), proxyIP},
+		"with a port":                     {behind(proxyIP), forwarded(clientIP + ":51234"), clientIP},
+		"IPv6 with a port":                {behind(proxyIP), forwarded("[2001:db8:0:1::5]:443"), "2001:db8:0:1::/64"},
+		"ports behind each other":         {behind("10.0.0.0/8"), forwarded("6.6.6.6:1, " + clientIP + ":2, 10.0.0.2:3"), clientIP},
+		"X-Real-IP with a port":           {behind(proxyIP), []edit{peer(proxyIP + ":1"), header("X-Real-Ip", clientIP+":80")}, clientIP},
 		"X-Real-IP where it is the only":  {behind(proxyIP), []edit{peer(proxyIP + ":1"), header("X-Real-Ip", clientIP)}, clientIP},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -100,7 +103,7 @@ func TestByClientIP(t *testing.T) {
 }
 
 func TestByClientIPBehindAJunkHeader(t *testing.T) {
-	for _, junk := range []string{"junk", "unknown", clientIP + ":80", "6.6.6.6, junk", "junk, " + proxyIP} {
+	for _, junk := range []string{"junk", "unknown", "[v6]:443", "6.6.6.6, junk", "junk, " + proxyIP} {
 		c := newContext(behind(proxyIP), peer(proxyIP+":1"), header("X-Forwarded-For", junk), header("X-Real-Ip", "9.9.9.9"))
 		require.Equal(t, proxyIP, ratelimit.ByClientIP(c), junk)
 	}
@@ -117,6 +120,64 @@ func TestByClientIPWithJunkThatGinDoesNotRead(t *testing.T) {
 			for _, junk := range []string{"junk", "6.6.6.6, junk", "junk, 6.6.6.6"} {
 				c := newContext(router, peer(proxyIP+":1"), header(name, clientIP), header("X-Forwarded-For", junk))
 				require.Equal(t, clientIP, ratelimit.ByClientIP(c), junk)
+			}
+		})
+	}
+}
+
+// An unknown client is not the proxy that has sent its request.
+func TestClientAddr(t *testing.T) {
+	platform := behind(proxyIP)
+	platform.TrustedPlatform = "X-Platform"
+	realIP := behind(proxyIP)
+	realIP.RemoteIPHeaders = []string{"X-Real-IP"}
+	custom := behind(proxyIP)
+	custom.RemoteIPHeaders = []string{"x-client"}
+	deaf := behind(proxyIP)
+	deaf.ForwardedByClientIP = false
+	through := func(headers ...edit) []edit { return append(headers, peer(proxyIP+":1")) }
+	xff := func(lines ...string) edit { return header("X-Forwarded-For", lines...) }
+	for name, c := range map[string]struct {
+		router *gin.Engine
+		edits  []edit
+		want   string // "" for unknown
+	}{
+		"the peer":                                  {behind(proxyIP), []edit{peer("[2001:db8::1%eth0]:443")}, "2001:db8::1"},
+		"a peer without a port":                     {behind(proxyIP), []edit{peer("2001:db8::1")}, "2001:db8::1"},
+		"no peer":                                   {behind(proxyIP), []edit{peer("@")}, ""},
+		"forwarded":                                 {behind(proxyIP), through(xff(clientIP)), clientIP},
+		"mapped":                                    {behind(proxyIP), through(xff("::ffff:" + clientIP)), clientIP},
+		"unreadable":                                {behind(proxyIP), through(xff("unknown")), ""},
+		"unreadable, and X-Real-IP":                 {behind(proxyIP), through(xff("unknown"), header("X-Real-Ip", "9.9.9.9")), ""},
+		"unreadable X-Real-IP":                      {behind(proxyIP), through(header("X-Real-Ip", "9.9.9.9, 8.8.8.x")), ""},
+		"an obfuscated port":                        {behind(proxyIP), through(xff(clientIP + ":_gazonk")), ""},
+		"with a port":                               {behind(proxyIP), through(xff(clientIP + ":51234")), clientIP},
+		"IPv6 with a port":                          {behind(proxyIP), through(xff("[2001:db8::1]:443")), "2001:db8::1"},
+		"junk of the client's on the left":          {behind(proxyIP), through(xff("junk", "6.6.6.6:7:8, "+clientIP)), clientIP},
+		"the proxy's own requests":                  {behind(proxyIP), through(), proxyIP},
+		"junk from a peer that is not believed":     {behind(proxyIP), []edit{peer(clientIP + ":1"), xff("junk")}, clientIP},
+		"junk that nobody reads":                    {deaf, through(xff("junk")), proxyIP},
+		"junk in a header that is not read":         {realIP, through(xff("junk"), header("X-Real-Ip", clientIP)), clientIP},
+		"a header of one's own":                     {custom, through(header("X-Client", clientIP+":80")), clientIP},
+		"junk in a header of one's own":             {custom, through(header("X-Client", "junk")), ""},
+		"a platform":                                {platform, through(header("X-Platform", clientIP), xff("junk")), clientIP},
+		"a platform that sends ports":               {platform, through(header("X-Platform", clientIP+":80")), clientIP},
+		"junk from a platform":                      {platform, through(header("X-Platform", "junk")), ""},
+		"a platform that says nothing, and a proxy": {platform, through(xff(clientIP + ":9")), clientIP},
+	} {
+		t.Run(name, func(t *testing.T) {
+			addr, ok := ratelimit.ClientAddr(newContext(c.router, c.edits...))
+			require.Equal(t, c.want != "", ok)
+			if ok {
+				require.Equal(t, c.want, addr.String())
+			} else {
+				require.False(t, addr.IsValid())
+			}
+			key := ratelimit.ByClientIP(newContext(c.router, c.edits...))
+			if want := ratelimit.AddressKey(c.want); ok {
+				require.Equal(t, want, key)
+			} else {
+				require.Equal(t, ratelimit.ByRemoteIP(newContext(c.router, c.edits...)), key, "the peer's")
 			}
 		})
 	}
@@ -383,9 +444,9 @@ func cut(text string, bits uint64) []string {
 // storedKeys hands each key to a limiter and returns what reaches its store.
 func storedKeys(t *testing.T, keys ...string) (stored []string) {
 	l, err := ratelimit.NewLimiter(ratelimit.WithName("n"), ratelimit.WithRefillRate(ratelimit.PerSecond(1)),
-		storeOption(func(_ context.Context, key string, _ int, limits []ratelimit.Limit) (ratelimit.Result, error) {
+		storeOption(func(_ context.Context, key string, take ratelimit.Take) (ratelimit.Result, error) {
 			stored = append(stored, key)
-			return ratelimit.Result{Allowed: true, Limit: limits[0]}, nil
+			return ratelimit.Result{Allowed: true, Limit: take.Limits[0]}, nil
 		}))
 	require.NoError(t, err)
 	for _, key := range keys {

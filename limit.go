@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -40,6 +41,10 @@ func (r Rate) String() string {
 	return strconv.Itoa(r.Tokens) + "/" + formatPer(r.Per)
 }
 
+// Burst returns the limit of this rate whose bucket holds so many tokens: PerMinute(100).Burst(200) is
+// "100/m burst 200".
+func (r Rate) Burst(tokens int) Limit { return Limit{Capacity: tokens, Refill: r} }
+
 // MarshalText returns the text form. A rate that does not refill is an error.
 func (r Rate) MarshalText() ([]byte, error) {
 	if err := r.validate(); err != nil {
@@ -48,8 +53,9 @@ func (r Rate) MarshalText() ([]byte, error) {
 	return []byte(r.String()), nil
 }
 
-// UnmarshalText reads the text form: tokens, a slash, and a unit (s, m, h, d) or a duration
-// ("10/s", "7/3s", "1/86.4s", "1/30d", "5/1h30m").
+// UnmarshalText reads the text form: tokens, a slash, and a period. That is a unit (s, sec or second; m, min or minute;
+// h, hr or hour; d or day; also in the plural), a whole number of them, or a duration of Go's: "10/s", "100/min", "7/3s",
+// "1/30days", "1/86.4s", "5/1h30m".
 func (r *Rate) UnmarshalText(text []byte) error {
 	rate, err := parseRate(string(text))
 	if err != nil {
@@ -72,13 +78,49 @@ func (r Rate) validate() error {
 // Limit is one token bucket: Capacity is the largest burst in tokens, Refill the long-term rate.
 // Limits are comparable. The text form is the rate, and the burst where it is not the rate's tokens:
 // "10/s", "100/m burst 200", "1/86.4s burst 5000".
+//
+// A limiter takes a Capacity of 0 for the rate's tokens. A [Store] refuses it.
 type Limit struct {
 	Capacity int
 	Refill   Rate
 }
 
+// Unlimited is what a limit function ([WithLimitFunc]) returns for a request that is not limited: it passes as if there
+// were no limiter, and is not observed. As text it is "unlimited".
+var Unlimited = []Limit{noLimit}
+
+// noLimit is no limit that anybody would make: it cannot be counted.
+var noLimit = Limit{Capacity: math.MaxInt, Refill: Rate{Tokens: math.MaxInt, Per: math.MinInt64}}
+
+func isUnlimited(limits []Limit) bool { return len(limits) == 1 && limits[0] == noLimit }
+
+// withCapacities returns limits in which a capacity of 0 is the rate's tokens. It copies them only if there is one.
+func withCapacities(limits []Limit) []Limit {
+	zero := func(l Limit) bool { return l.Capacity == 0 }
+	if !slices.ContainsFunc(limits, zero) {
+		return limits
+	}
+	limits = slices.Clone(limits)
+	for i := range limits {
+		if zero(limits[i]) {
+			limits[i].Capacity = limits[i].Refill.Tokens
+		}
+	}
+	return limits
+}
+
+// ParseLimit reads the text form of a limit, as [Limit.UnmarshalText] does.
+func ParseLimit(text string) (Limit, error) {
+	var l Limit
+	err := l.UnmarshalText([]byte(text))
+	return l, err
+}
+
 // String returns the text form, for example "100/m burst 200".
 func (l Limit) String() string {
+	if l == noLimit {
+		return "unlimited"
+	}
 	if l.Capacity == l.Refill.Tokens {
 		return l.Refill.String()
 	}
@@ -87,6 +129,9 @@ func (l Limit) String() string {
 
 // MarshalText returns the text form. A limit that [Limit.Validate] rejects is an error.
 func (l Limit) MarshalText() ([]byte, error) {
+	if l == noLimit {
+		return []byte("unlimited"), nil
+	}
 	if err := l.Validate(); err != nil {
 		return nil, err
 	}
@@ -94,8 +139,12 @@ func (l Limit) MarshalText() ([]byte, error) {
 }
 
 // UnmarshalText reads the text form, so that limits can stand in JSON, YAML, flags and environment
-// variables. Without "burst" the capacity is the rate's tokens.
+// variables. Without "burst" the capacity is the rate's tokens. "unlimited" is that of [Unlimited].
 func (l *Limit) UnmarshalText(text []byte) error {
+	if strings.TrimSpace(string(text)) == "unlimited" {
+		*l = noLimit
+		return nil
+	}
 	rateText, burstText, hasBurst := strings.Cut(string(text), "burst")
 	rate, err := parseRate(strings.TrimSpace(rateText))
 	if err != nil {
@@ -143,6 +192,19 @@ func scaleOf(l Limit) (bucket.Scale, error) {
 	return s, nil
 }
 
+// limitOf is a limit of this scale: of all that mean the same, the one whose period is the first of a second, a minute,
+// an hour and a day in which whole tokens come back, or else the shortest.
+func limitOf(s *bucket.Scale) Limit {
+	rate := Rate{Tokens: int(s.PerTick), Per: time.Duration(s.Token) * time.Microsecond}
+	for _, per := range []time.Duration{time.Second, time.Minute, time.Hour, day} {
+		if ticks := int64(per / time.Microsecond); ticks%s.Token == 0 && ticks/s.Token <= math.MaxInt/s.PerTick {
+			rate = Rate{Tokens: int(ticks / s.Token * s.PerTick), Per: per}
+			break
+		}
+	}
+	return Limit{Capacity: int(s.Capacity), Refill: rate}
+}
+
 var errRateForm = errors.New(`want tokens/period, as in "10/s", "100/m" or "1/86.4s"`)
 
 func parseRate(text string) (Rate, error) {
@@ -159,23 +221,29 @@ func parseRate(text string) (Rate, error) {
 	return rate, rate.validate()
 }
 
-// parsePer reads a bare unit ("m"), days, which time.ParseDuration does not know ("30d"), or a duration.
+// parsePer reads a unit, a whole number of units, or a duration of Go's, which knows no days.
 func parsePer(text string) (time.Duration, error) {
-	if days, ok := strings.CutSuffix(text, "d"); ok {
-		if days == "" {
-			return day, nil
-		}
-		n, err := strconv.ParseUint(days, 10, 32)
-		if err != nil || time.Duration(n) > math.MaxInt64/day {
-			return 0, errRateForm
-		}
-		return time.Duration(n) * day, nil
+	digits := len(text) - len(strings.TrimLeft(text, "0123456789"))
+	unit, known := units[text[digits:]]
+	if !known {
+		return time.ParseDuration(text)
 	}
-	switch text {
-	case "s", "m", "h":
-		text = "1" + text
+	if digits == 0 {
+		return unit, nil
 	}
-	return time.ParseDuration(text)
+	n, err := strconv.ParseInt(text[:digits], 10, 64)
+	if err != nil || n > int64(math.MaxInt64/unit) {
+		return 0, errRateForm
+	}
+	return time.Duration(n) * unit, nil
+}
+
+// units are the words for periods.
+var units = map[string]time.Duration{
+	"s": time.Second, "sec": time.Second, "secs": time.Second, "second": time.Second, "seconds": time.Second,
+	"m": time.Minute, "min": time.Minute, "mins": time.Minute, "minute": time.Minute, "minutes": time.Minute,
+	"h": time.Hour, "hr": time.Hour, "hrs": time.Hour, "hour": time.Hour, "hours": time.Hour,
+	"d": day, "day": day, "days": day,
 }
 
 func formatPer(per time.Duration) string {

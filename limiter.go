@@ -26,6 +26,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"net/http"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -49,20 +51,23 @@ type Limiter struct {
 	store       Store
 	namespace   string // before each key in a store that others may use too
 	limits      []Limit
+	capacity    string // of the first limit, as text
 	limitFunc   func(*gin.Context) []Limit
 	key         KeyFunc
 	cost        func(*gin.Context) int
 	chargeIf    func(*gin.Context) bool
-	options     *TakeOptions // nil: none
-	optionStore OptionStore  // the store, where there are options
-	headers     []HeaderFunc // nil: XHeaders, in the room that the decision has for it
+	maxWait     time.Duration
+	ban         Ban
+	headers     []HeaderFunc // nil: XHeaders, in the room that the decision has for it; empty: none
 	denied      func(*gin.Context, Result)
 	failed      func(*gin.Context, error)
-	observers   []func(context.Context, Event)
+	skips       []func(*gin.Context) bool
 	debugSecret *[sha256.Size]byte // nil: no debug header
 
-	mode    atomic.Int32
-	waiting atomic.Int64 // requests that are held back
+	warned    seldom
+	observers atomic.Pointer[[]func(context.Context, Event)] // nil: none
+	mode      atomic.Int32
+	waiting   atomic.Int64 // requests that are held back
 }
 
 // NewLimiter returns a limiter whose Handle is the middleware, for those who also want [Limiter.Take] and
@@ -76,16 +81,22 @@ func NewLimiter(opts ...Option) (*Limiter, error) {
 	l := &Limiter{
 		name:      "default",
 		store:     c.store,
-		limits:    append([]Limit{c.limit()}, c.further...),
+		limits:    c.limits(),
 		limitFunc: c.limitFunc,
 		key:       c.key,
 		cost:      c.cost,
 		headers:   c.headers,
 		denied:    c.denied,
 		failed:    c.failed,
-		observers: c.observers,
+		skips:     c.skips,
 		chargeIf:  c.chargeIf,
+		maxWait:   c.maxWait,
+		ban:       c.ban,
 	}
+	if len(c.observers) > 0 {
+		l.observers.Store(&c.observers)
+	}
+	l.capacity = strconv.Itoa(l.limits[0].Capacity)
 	l.SetMode(c.mode)
 	if c.debugSecret != "" {
 		digest := sha256.Sum256([]byte(c.debugSecret))
@@ -98,10 +109,6 @@ func NewLimiter(opts ...Option) (*Limiter, error) {
 		l.store = NewMemoryStore()
 	} else {
 		l.namespace = l.name + ":"
-	}
-	if options := (TakeOptions{MaxWait: c.maxWait, Ban: c.ban}); options != (TakeOptions{}) {
-		l.options = &options
-		l.optionStore, _ = l.store.(OptionStore) // validate has seen that it is one.
 	}
 	if l.key == nil {
 		l.key = ByClientIP
@@ -126,8 +133,11 @@ func NewLimiter(opts ...Option) (*Limiter, error) {
 // It calls c.Next only for [WithChargeIf]. Where limiters stack and a later one refuses, or cannot decide and
 // aborts, the tokens that the earlier ones have taken for this request come back.
 //
-// A request whose client has gone by the time of the decision is aborted with 499, since nobody would read
-// the answer.
+// A client that hangs up changes nothing for a request that is admitted: the handlers run as without a limiter. Only
+// one that is held back ([WithMaxWait]) is given up, with 499, and gives its place back.
+//
+// A request that goes through engine.HandleContext again is another request to the limiters on its way: Gin forgets
+// what was known of the first.
 //
 // Behind it c.Writer is one of this package's, by which [Get] finds the decision. It passes everything on.
 func (l *Limiter) Handle(c *gin.Context) {
@@ -135,119 +145,141 @@ func (l *Limiter) Handle(c *gin.Context) {
 		p.found = append(p.found, l)
 		return
 	}
-	mode := l.Mode()
-	if mode == Off || c.IsAborted() { // Aborted: by another limiter, in a function that calls several.
-		return
+	if d := l.admit(c); d != nil {
+		d.chargeByOutcome(c, d.earlier)
 	}
-	d := &decision{limiter: l, mode: mode, key: l.key(c), cost: 1, limits: l.limits, earlier: lastDecision(c)}
+}
+
+// admit decides on a request, and answers one that is not admitted, which aborts it. It returns the decision on one
+// that is, nil where the limiter has nothing more to do with it.
+func (l *Limiter) admit(c *gin.Context) *decision {
+	mode := l.Mode()
+	if mode == Off || c.IsAborted() || l.skipped(c) { // Aborted: by another limiter, in a function that calls several.
+		return nil
+	}
+	limits := l.limitsOf(c)
+	if isUnlimited(limits) {
+		return nil
+	}
+	d := &decision{limiter: l, mode: mode, key: l.key(c), cost: 1, limits: limits, earlier: lastDecision(c)}
 	if l.cost != nil {
 		d.cost = l.cost(c)
-	}
-	if l.limitFunc != nil {
-		if limits := l.limitFunc(c); len(limits) > 0 {
-			d.limits = limits
-		}
 	}
 	ctx := c.Request.Context() // Never c itself: Gin reuses it.
 	err := l.decide(ctx, c, d)
 	switch {
-	case mode == Shadow && err != nil:
-		return
-	case mode == Shadow:
-		d.attach(c)
-		d.chargeByOutcome(c)
-		return
-	case errors.Is(ctx.Err(), context.Canceled):
+	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
+		return nil // The store has given up with the client. That is no failure, and the handlers run as without a limiter.
+	case err != nil:
+		l.fail(c, d, err)
+		return nil
+	case d.gone:
+		d.earlier.release(c)
 		const clientClosedRequest = 499 // nginx's
 		c.AbortWithStatus(clientClosedRequest)
-		return
-	case err != nil:
-		l.failed(c, err)
-		if c.IsAborted() {
-			d.earlier.refund(c)
-		}
-		return
+		return nil
 	}
 	d.attach(c)
-	h := c.Writer.Header()
-	if l.headers == nil && !(d.earlier != nil && tighterXHeaders(h, &d.result)) {
-		writeXHeaders(h, &d.result, &d.xHeaders)
+	d.debug = l.debugSecret != nil && l.knowsSecret(c)
+	if !d.result.Allowed && mode != Shadow {
+		l.refuse(c, d)
+		return nil
 	}
-	for _, write := range l.headers {
-		write(h, l.name, d.result)
-	}
-	if l.debugSecret != nil {
-		l.debug(h, c, d)
-	}
-	if !d.result.Allowed {
-		d.earlier.refund(c)
-		setRefusalHeaders(h, d.result)
-		l.denied(c, d.result)
-		c.Abort()
-		return
-	}
-	d.chargeByOutcome(c)
+	d.writeHeaders(c.Writer.Header())
+	return d
 }
 
-// Take withdraws n tokens from the buckets of key, as a request would, or none if any holds too few. n == 0
-// looks and changes nothing. The key is as for [Limiter.Reset]. The limits are the static ones; see [WithLimitFunc]
-// for the others. It is for work that does not come as a request: messages, jobs, admin pages. The mode does not
-// matter to it, and with [WithMaxWait] it is the caller's to wait for Result.Wait.
-//
-// A refusal is a Result. The error is the store's, or about a negative n; no error handler is asked.
-func (l *Limiter) Take(ctx context.Context, key string, n int) (Result, error) {
-	if len(l.observers) == 0 && l.options == nil {
-		return l.store.Take(ctx, l.storeKey(key), n, l.limits)
+// refuse answers a request that was refused. What earlier limiters have taken comes back first, so that the headers
+// can say so.
+func (l *Limiter) refuse(c *gin.Context, d *decision) {
+	h := c.Writer.Header()
+	if d.earlier != nil {
+		d.earlier.release(c)
+		d.earlier.rewriteHeaders(h)
 	}
-	d := decision{limiter: l, key: key, cost: n, limits: l.limits}
-	start := time.Now()
-	var err error
-	d.result, err = l.ask(ctx, key, n, l.limits)
-	if len(l.observers) > 0 {
-		l.observe(ctx, "", &d, err, time.Since(start))
+	d.writeHeaders(h)
+	setRefusalHeaders(h, d.result)
+	c.Status(http.StatusTooManyRequests) // For a denied handler that sets none.
+	l.denied(c, d.result)
+	c.Abort()
+}
+
+// fail has the error handler say what becomes of a request that could not be decided.
+func (l *Limiter) fail(c *gin.Context, d *decision, err error) {
+	if d.mode == Shadow {
+		return
 	}
-	return d.result, err
+	l.failed(c, err)
+	if !c.IsAborted() {
+		return
+	}
+	d.earlier.release(c)
+	if !c.Writer.Written() && c.Writer.Status() == http.StatusOK {
+		c.Status(http.StatusServiceUnavailable) // Nobody has set another: an aborted request is no success.
+	}
 }
 
 // Reset forgets key, which fills its buckets and lifts its ban. The key is what the limiter's [KeyFunc] returns;
-// [AddressKey], [HeaderKey], [BearerKey] and [JoinKeys] make those of this package's. The error is the store's.
-func (l *Limiter) Reset(ctx context.Context, key string) error {
+// [AddressKey], [HeaderKey], [BearerKey] and [JoinKeys] make those of this package's. It reports whether there was
+// anything to forget; if not, it may be another key that was meant. The error is the store's.
+func (l *Limiter) Reset(ctx context.Context, key string) (found bool, err error) {
 	return l.store.Reset(ctx, l.storeKey(key))
 }
 
 // decide asks the store about a request, waits if it is to wait, and tells the observers.
 func (l *Limiter) decide(ctx context.Context, c *gin.Context, d *decision) error {
-	var start time.Time
-	if len(l.observers) > 0 {
-		start = time.Now()
+	take := Take{N: d.cost, Limits: d.limits}
+	if d.mode != Shadow {
+		take.MaxWait, take.Ban = l.longestWait(ctx), l.ban
 	}
-	var err error
-	d.result, err = l.ask(ctx, d.key, d.cost, d.limits)
-	if d.result.Allowed {
-		d.charged = d.cost
+	elapsed, err := l.ask(ctx, d, &take)
+	var waited time.Duration
+	switch {
+	case d.mode != Shadow:
+		if d.result.Wait > 0 {
+			waited = l.wait(ctx, c.FullPath(), d)
+		}
+	case err == nil && !d.result.Allowed && d.result.RetryAfter <= l.maxWait:
+		// Enforce would hold it back, and let it go on.
+		d.result.Allowed, d.result.Wait, d.result.RetryAfter = true, d.result.RetryAfter, 0
 	}
-	var elapsed time.Duration
-	if len(l.observers) > 0 {
-		elapsed = time.Since(start)
-	}
-	if d.result.Wait > 0 && d.mode != Shadow {
-		l.wait(ctx, d)
-	}
-	if len(l.observers) > 0 {
-		l.observe(ctx, c.FullPath(), d, err, elapsed)
+	if len(l.observing()) > 0 || err != nil && d.mode != Shadow {
+		l.report(ctx, l.event(c.FullPath(), d, err, elapsed, waited))
 	}
 	return err
 }
 
-func (l *Limiter) ask(ctx context.Context, key string, n int, limits []Limit) (Result, error) {
-	if l.options == nil {
-		return l.store.Take(ctx, l.storeKey(key), n, limits)
+// ask has the store decide, and returns how long that took, if there are observers.
+func (l *Limiter) ask(ctx context.Context, d *decision, take *Take) (elapsed time.Duration, err error) {
+	var start time.Time
+	if len(l.observing()) > 0 {
+		start = time.Now()
 	}
-	return l.optionStore.TakeWith(ctx, l.storeKey(key), n, limits, *l.options)
+	d.result, err = l.store.Take(ctx, l.storeKey(d.key), *take)
+	if len(l.observing()) > 0 {
+		elapsed = time.Since(start)
+	}
+	if err == nil {
+		d.result.Name = l.name
+	}
+	if d.result.Allowed {
+		d.admitted, d.charge.tokens = true, d.cost
+	}
+	return elapsed, err
 }
 
-func (l *Limiter) observe(ctx context.Context, route string, d *decision, err error, elapsed time.Duration) {
-	event := Event{
+// limitsOf returns the limits that hold for a request.
+func (l *Limiter) limitsOf(c *gin.Context) []Limit {
+	if l.limitFunc != nil {
+		if limits := l.limitFunc(c); len(limits) > 0 {
+			return withCapacities(limits)
+		}
+	}
+	return l.limits
+}
+
+func (l *Limiter) event(route string, d *decision, err error, elapsed, waited time.Duration) Event {
+	return Event{
 		Name:    l.name,
 		Route:   route,
 		Key:     Key{d.key},
@@ -256,11 +288,8 @@ func (l *Limiter) observe(ctx context.Context, route string, d *decision, err er
 		Err:     err,
 		Reason:  reasonOf(d, err),
 		Elapsed: elapsed,
-		Waited:  d.waited,
+		Waited:  waited,
 		Waiting: int(l.waiting.Load()),
-	}
-	for _, observe := range l.observers {
-		observe(ctx, event)
 	}
 }
 

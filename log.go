@@ -2,7 +2,6 @@ package ratelimit
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash/maphash"
 	"log/slog"
@@ -16,7 +15,7 @@ import (
 //	ratelimit.WithObserver(ratelimit.LogObserver(slog.Default()))
 //
 // The level tells who has to act. Info: a client was refused, which is the limiter's daily work (refused, cost,
-// no_key, shadow). Warn: somebody should look (overflow: raise [WithMaxKeys]; banned). Error: there was no
+// no_key, shadow). Warn: somebody should look (overflow: raise [WithMaxKeys]; banned; give_back). Error: there was no
 // decision (store, foreign, argument), with the store's error.
 //
 // A client that hammers is one line per [WithLogPeriod], per limiter and reason, and all together are at most
@@ -103,10 +102,10 @@ func (l *eventLog) observe(ctx context.Context, e Event) {
 	switch {
 	case e.Err != nil:
 		message = "rate limit undecided"
-		err := e.Err
-		if errors.Is(err, ErrForeignState) {
-			err = ErrForeignState
+		if e.Reason == ReasonGiveBack {
+			message = "rate limit could not give tokens back"
 		}
+		err := withoutKey(e.Err)
 		attrs = append(attrs,
 			slog.String("kind", ErrorKind(err)),
 			slog.Any("error", err),
@@ -130,6 +129,8 @@ func (l *eventLog) observe(ctx context.Context, e Event) {
 
 func levelOf(e Event) slog.Level {
 	switch {
+	case e.Reason == ReasonGiveBack:
+		return slog.LevelWarn
 	case e.Err != nil:
 		return slog.LevelError
 	case e.Reason == ReasonOverflow, e.Reason == ReasonBanned:

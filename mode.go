@@ -7,8 +7,10 @@ type Mode int32
 const (
 	// Enforce refuses what the limits refuse.
 	Enforce Mode = iota
-	// Shadow decides, charges and tells the observers as Enforce does, and lets every request through at once,
-	// without a header: to try limits on real traffic before they hurt.
+	// Shadow decides, charges and tells the observers as Enforce does, and lets every request through at once: to try
+	// limits on real traffic before they hurt. It charges its own buckets only, as far as they go: it leaves no
+	// strikes, no bans and no places in a queue. Its headers appear only to requests with the secret of
+	// [WithDebugHeader].
 	Shadow
 	// Off lets every request through and asks nobody.
 	Off

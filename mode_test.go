@@ -44,7 +44,7 @@ func TestShadowLetsThroughWhenTheStoreIsDown(t *testing.T) {
 // brokenStore cannot decide.
 type brokenStore struct{ ratelimit.Store }
 
-func (brokenStore) Take(context.Context, string, int, []ratelimit.Limit) (ratelimit.Result, error) {
+func (brokenStore) Take(context.Context, string, ratelimit.Take) (ratelimit.Result, error) {
 	return ratelimit.Result{}, context.DeadlineExceeded
 }
 

@@ -20,11 +20,12 @@ type config struct {
 	hasRefill   bool
 	capacity    int
 	hasCapacity bool
-	further     []Limit
+	given       []Limit // by WithLimit
 	names       []string
 	store       Store
 	limitFunc   func(*gin.Context) []Limit
 	key         KeyFunc
+	skips       []func(*gin.Context) bool
 	cost        func(*gin.Context) int
 	headers     []HeaderFunc
 	denied      func(*gin.Context, Result)
@@ -58,8 +59,8 @@ func Options(opts ...Option) Option {
 	}
 }
 
-// WithRefillRate sets how fast a bucket refills, which is the rate in the long run: PerSecond(10). It is the
-// one required option.
+// WithRefillRate sets how fast a bucket refills, which is the rate in the long run: PerSecond(10). This option or
+// [WithLimit] is required.
 func WithRefillRate(rate Rate) Option {
 	return func(c *config) { c.refill, c.hasRefill = rate, true }
 }
@@ -70,14 +71,22 @@ func WithCapacity(tokens int) Option {
 	return func(c *config) { c.capacity, c.hasCapacity = tokens, true }
 }
 
-// WithLimit adds a bucket that must have room too: 10 a second, and no more than 1,000 an hour. A request is
-// charged to all buckets or to none. Repeatable.
-func WithLimit(limit Limit) Option {
-	return func(c *config) { c.further = append(c.further, limit) }
+// WithLimit adds buckets that must all hold enough: 10 a second, and no more than 1,000 an hour. A request is
+// charged to all buckets or to none. It is enough alone; the bucket of [WithRefillRate] and [WithCapacity], if they are
+// given, comes first. A capacity of 0 is the rate's tokens. Repeatable, up to [MaxLimits] limits in all.
+//
+//	ratelimit.WithLimit(ratelimit.PerSecond(10).Burst(20), ratelimit.PerHour(1000).Burst(1000))
+func WithLimit(limits ...Limit) Option {
+	return func(c *config) {
+		if len(limits) == 0 {
+			c.mistakes = append(c.mistakes, errors.New("ratelimit: WithLimit(): needs a limit, for example PerMinute(100).Burst(200)"))
+		}
+		c.given = append(c.given, limits...)
+	}
 }
 
 // WithLimitFunc sets limits by request, for example by the client's plan. Where f returns none, the static
-// limits hold. A client whose limits change keeps its buckets, matched by position. f must be safe for
+// limits hold, and with [Unlimited] no limit does. A capacity of 0 is the rate's tokens. A client whose limits change keeps its buckets, matched by position. f must be safe for
 // concurrent use; the slice it returns is only read. An invalid limit goes to the error handler.
 func WithLimitFunc(f func(*gin.Context) []Limit) Option {
 	return func(c *config) {
@@ -122,7 +131,7 @@ func WithCost(cost func(*gin.Context) int) Option {
 	}
 }
 
-// WithHeaders sets what the response's headers say of the decision: any of [XHeaders], [IETFHeaders] and your
+// WithHeaders sets what the response's headers say of the decisions: any of [XHeaders], [IETFHeaders] and your
 // own, or [NoHeaders]. Default: XHeaders. Retry-After is sent on every refusal, whatever is set here.
 func WithHeaders(write ...HeaderFunc) Option {
 	return func(c *config) {
@@ -130,7 +139,7 @@ func WithHeaders(write ...HeaderFunc) Option {
 		if len(write) == 0 {
 			c.mistakes = append(c.mistakes, errors.New("ratelimit: WithHeaders(): needs HeaderFuncs; WithHeaders(NoHeaders) sends none"))
 		}
-		c.headers = write
+		c.headers = withoutNoHeaders(write)
 	}
 }
 
@@ -163,7 +172,8 @@ func WithObserver(observe func(context.Context, Event)) Option {
 
 // WithChargeIf charges a request only if charge says so after its handler has run: only failed logins, only
 // successes. The tokens are taken before, so that no more requests than the bucket allows are under way, and
-// given back afterwards where charge says no. A handler that panics is charged. Default: every request is.
+// given back afterwards where charge says no, as far as the bucket has not refilled them by then; see [Adjustment]. A
+// handler that panics is charged. Default: every request is.
 func WithChargeIf(charge func(*gin.Context) bool) Option {
 	return func(c *config) {
 		c.notNil(charge == nil, "WithChargeIf", "a function")
@@ -174,8 +184,9 @@ func WithChargeIf(charge func(*gin.Context) bool) Option {
 // WithMaxWait holds a request that finds too few tokens back for as long as longest, if they will be there by
 // then, instead of refusing it. That shapes traffic as a leaky bucket does: requests go on at the refill rate,
 // in the order in which they came, and only what would wait longer is refused. Each holds a goroutine and a
-// connection meanwhile, up to the refill rate times longest per key; a client that leaves gives its place back.
-// Default: 0, which refuses at once. The store must be an [OptionStore].
+// connection meanwhile, up to the refill rate times longest per key. A request whose deadline would come before its
+// turn is refused at once. A client that leaves gives its place back, as far as nobody has reserved one behind it.
+// Default: 0, which refuses at once.
 func WithMaxWait(longest time.Duration) Option {
 	return func(c *config) {
 		if longest < time.Microsecond || longest > day {
@@ -187,7 +198,7 @@ func WithMaxWait(longest time.Duration) Option {
 
 // WithBan shuts out clients that do not heed Retry-After, for ever longer times; see [Ban]. It is decided
 // together with the take, so all instances on one store keep it. [Limiter.Reset] lifts it. Default: none, and
-// then a refusal changes nothing in the store. The store must be an [OptionStore].
+// then a refusal changes nothing in the store.
 func WithBan(ban Ban) Option {
 	return func(c *config) {
 		if err := ban.Validate(); err != nil {
@@ -220,26 +231,34 @@ func (c *config) validate() error {
 		errs = append(errs, fmt.Errorf("ratelimit: "+format, args...))
 	}
 	check := func(limit Limit, given string) {
-		if err := limit.Validate(); err != nil {
+		if limit == noLimit {
+			mistake("%s: only a limit function returns Unlimited; leave the limiter out, or WithLimit", given)
+		} else if err := limit.Validate(); err != nil {
 			mistake("%s: %s", given, strings.TrimPrefix(err.Error(), "ratelimit: "))
 		}
 	}
-	if !c.hasRefill {
-		mistake("WithRefillRate is missing: say how fast buckets refill, for example WithRefillRate(PerSecond(10))")
-	} else if err := c.refill.validate(); err != nil {
+	switch {
+	case c.hasRefill && c.refill.validate() != nil:
 		mistake("WithRefillRate(%v): tokens and period must be positive, for example PerSecond(10)", c.refill)
-	} else if !c.hasCapacity || c.capacity > 0 {
-		given := fmt.Sprintf("WithRefillRate(%v)", c.refill)
-		if c.hasCapacity {
-			given = fmt.Sprintf("WithCapacity(%d) and %s", c.capacity, given)
+	case c.hasRefill && c.hasCapacity:
+		if c.capacity > 0 {
+			check(c.refill.Burst(c.capacity), fmt.Sprintf("WithCapacity(%d) and WithRefillRate(%v)", c.capacity, c.refill))
 		}
-		check(c.limit(), given)
+	case c.hasRefill:
+		check(c.refill.Burst(c.refill.Tokens), fmt.Sprintf("WithRefillRate(%v)", c.refill))
+	case c.hasCapacity:
+		mistake("WithCapacity(%d) needs WithRefillRate: say how fast the bucket refills, for example WithRefillRate(PerSecond(10))", c.capacity)
+	case len(c.given) == 0:
+		mistake("WithRefillRate is missing: say how fast buckets refill, for example WithRefillRate(PerSecond(10)), or give limits by WithLimit(PerMinute(100).Burst(200))")
 	}
 	if c.hasCapacity && c.capacity < 1 {
 		mistake("WithCapacity(%d): must be at least 1", c.capacity)
 	}
-	for _, limit := range c.further {
-		check(limit, fmt.Sprintf("WithLimit(%v)", limit))
+	for i, limit := range withCapacities(c.given) {
+		check(limit, fmt.Sprintf("WithLimit(%v)", c.given[i]))
+	}
+	if n := len(c.given); n > MaxLimits || n == MaxLimits && c.hasRefill {
+		mistake("WithLimit: %d limits, that of WithRefillRate not counted: at most %d in all", n, MaxLimits)
 	}
 	switch {
 	case len(c.names) > 1:
@@ -252,21 +271,19 @@ func (c *config) validate() error {
 		mistake("WithStore needs WithName: a store may serve many limiters, and the name keeps their buckets apart; " +
 			"for example WithName(\"login\")")
 	}
-	if _, ok := c.store.(OptionStore); c.store != nil && !ok && (c.maxWait != 0 || c.ban != (Ban{})) {
-		mistake("WithMaxWait and WithBan need a Store that is an OptionStore, and %T is not: use a MemoryStore or a RedisStore", c.store)
-	}
 	for _, text := range c.nils {
 		mistake("%s", text)
 	}
 	return errors.Join(errs...)
 }
 
-// limit is the bucket of WithRefillRate and WithCapacity.
-func (c *config) limit() Limit {
-	if c.hasCapacity {
-		return Limit{Capacity: c.capacity, Refill: c.refill}
+// limits are the buckets of WithRefillRate and WithCapacity, if given, and of WithLimit.
+func (c *config) limits() []Limit {
+	var limits []Limit
+	if c.hasRefill {
+		limits = append(limits, c.refill.Burst(c.capacity))
 	}
-	return Limit{Capacity: c.refill.Tokens, Refill: c.refill}
+	return withCapacities(append(limits, c.given...))
 }
 
 // checkName says what is wrong with a name. Names stand unescaped in structured fields and before a ':' in keys.

@@ -49,7 +49,8 @@ func TestWrongOptions(t *testing.T) {
 		options options
 		want    string
 	}{
-		{nil, "WithRefillRate is missing: say how fast buckets refill, for example WithRefillRate(PerSecond(10))"},
+		{nil, "WithRefillRate is missing: say how fast buckets refill, for example WithRefillRate(PerSecond(10)), " +
+			"or give limits by WithLimit(PerMinute(100).Burst(200))"},
 		{rate(ratelimit.Rate{}), "WithRefillRate(0/0s): " + badRate},
 		{rate(ratelimit.PerSecond(0)), "WithRefillRate(0/s): " + badRate},
 		{rate(ratelimit.PerMinute(-1)), "WithRefillRate(-1/m): " + badRate},
@@ -60,8 +61,13 @@ func TestWrongOptions(t *testing.T) {
 		{with(ratelimit.WithCapacity(0)), "WithCapacity(0): must be at least 1"},
 		{with(ratelimit.WithCapacity(-5)), "WithCapacity(-5): must be at least 1"},
 
-		{with(ratelimit.WithLimit(ratelimit.Limit{Refill: ratelimit.PerHour(5)})),
-			`WithLimit(5/h burst 0): capacity 0 of limit "5/h burst 0": must be at least 1`},
+		{with(ratelimit.WithLimit()), "WithLimit(): needs a limit, for example PerMinute(100).Burst(200)"},
+		{with(ratelimit.WithLimit(ratelimit.Unlimited...)),
+			"WithLimit(unlimited): only a limit function returns Unlimited; leave the limiter out, or WithLimit"},
+		{with(ratelimit.WithLimit(slices.Repeat([]ratelimit.Limit{ratelimit.PerHour(5).Burst(5)}, 32)...)),
+			"WithLimit: 32 limits, that of WithRefillRate not counted: at most 32 in all"},
+		{options{ratelimit.WithCapacity(5)},
+			"WithCapacity(5) needs WithRefillRate: say how fast the bucket refills, for example WithRefillRate(PerSecond(10))"},
 		{with(ratelimit.WithLimit(ratelimit.Limit{Capacity: -1, Refill: ratelimit.PerHour(5)})),
 			`WithLimit(5/h burst -1): capacity -1 of limit "5/h burst -1": must be at least 1`},
 		{with(ratelimit.WithLimit(ratelimit.Limit{Capacity: 5})),
@@ -147,7 +153,7 @@ func TestEveryMistakeAtOnce(t *testing.T) {
 	}
 	slices.Sort(about)
 	require.Equal(t, []string{
-		"WithCost", "WithKeyFunc", "WithLimit", "WithLimit", "WithName", "WithObserver", "WithRefillRate", "WithStore", "option",
+		"WithCost", "WithKeyFunc", "WithLimit", "WithLimit", "WithName", "WithObserver", "WithStore", "option",
 	}, about)
 }
 

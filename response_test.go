@@ -91,13 +91,13 @@ func TestIETFHeaders(t *testing.T) {
 		{"100/m burst 200", allowed(199), `"n";q=100;w=60;tb-burst=200`, `"n";r=199;t=120`},
 		{"100/m burst 10", allowed(0), `"n";q=100;w=60;tb-burst=10`, `"n";r=0;t=1`},
 		{"1000/h", allowed(999), `"n";q=1000;w=3600`, `"n";r=999;t=3597`},
-		{"1/86.4s", allowed(0), `"n";q=5;w=432`, `"n";r=0;t=1`},
+		{"1/86.4s", allowed(0), `"n";q=5;w=432`, `"n";r=0;t=87`},
 		{"1/86.4s burst 5000", allowed(4999), `"n";q=5;w=432;tb-burst=5000`, `"n";r=4999;t=431914`},
 		{"7/3s", allowed(6), `"n";q=7;w=3`, `"n";r=6;t=3`},
 		{"3/1.001s", allowed(1), `"n";q=3000;w=1001`, `"n";r=1;t=1`},
 		{"1/7ns", allowed(0), `"n";q=1000000000;w=7`, `"n";r=0;t=1`},
 		{"1/30d", allowed(1), `"n";q=1;w=2592000`, `"n";r=1;t=2592000`},
-		{"1/3650d", allowed(0), `"n";q=1;w=315360000`, `"n";r=0;t=1`},
+		{"1/3650d", allowed(0), `"n";q=1;w=315360000`, `"n";r=0;t=315360000`},
 		{"1000000000/s", allowed(5), `"n";q=1000000000;w=1`, `"n";r=5;t=1`},
 		{"10/s", refused(time.Microsecond), `"n";q=10;w=1`, `"n";r=0;t=1`},
 		{"10/s", refused(time.Second), `"n";q=10;w=1`, `"n";r=0;t=1`},
@@ -107,9 +107,14 @@ func TestIETFHeaders(t *testing.T) {
 	} {
 		c.result.Limit = limit(c.limit)
 		h := http.Header{}
-		ratelimit.IETFHeaders(h, "n", c.result)
+		ratelimit.IETFHeaders(h, decided(c.result))
 		require.Equal(t, http.Header{"Ratelimit-Policy": {c.policy}, "Ratelimit": {c.state}}, h, c.limit)
 	}
+}
+
+// decided is what a header function gets of a limiter "n" that has decided so.
+func decided(r ratelimit.Result) []ratelimit.Explanation {
+	return []ratelimit.Explanation{{Name: "n", Result: r}}
 }
 
 func FuzzIETFHeaders(f *testing.F) {
@@ -158,7 +163,7 @@ func checkIETFHeaders(t *testing.T, r ratelimit.Result) bool {
 		return false
 	}
 	h := http.Header{}
-	ratelimit.IETFHeaders(h, "n", r)
+	ratelimit.IETFHeaders(h, decided(r))
 	if r.Limit.Validate() != nil {
 		require.Equal(t, http.Header{}, h, "an empty list is no field")
 		return false
@@ -214,7 +219,7 @@ func TestHeadersOfNonsense(t *testing.T) {
 			{Limit: ratelimit.Limit{Capacity: 10, Refill: ratelimit.PerSecond(10)}, RetryAfter: -1, ResetAfter: -1},
 			{Limit: ratelimit.Limit{Capacity: 10, Refill: ratelimit.PerSecond(10)}, ResetAfter: math.MaxInt64},
 		} {
-			require.Equal(t, "<nil>", panicOf(func() { write(http.Header{}, "n", r) }), "%+v", r)
+			require.Equal(t, "<nil>", panicOf(func() { write(http.Header{}, decided(r)) }), "%+v", r)
 		}
 	}
 }
@@ -238,9 +243,9 @@ func TestXHeaders(t *testing.T) {
 			require.Zero(t, start.Nanosecond())
 			time.Sleep(c.at)
 			h := http.Header{}
-			ratelimit.XHeaders(h, "n", ratelimit.Result{
+			ratelimit.XHeaders(h, decided(ratelimit.Result{
 				Allowed: true, Limit: ratelimit.Limit{Capacity: 7, Refill: ratelimit.PerSecond(5)}, Remaining: 3, ResetAfter: c.resetAfter,
-			})
+			}))
 			require.Equal(t, http.Header{
 				"X-Ratelimit-Limit":     {"7"},
 				"X-Ratelimit-Remaining": {"3"},
@@ -252,8 +257,9 @@ func TestXHeaders(t *testing.T) {
 }
 
 func TestWithHeaders(t *testing.T) {
-	own := func(h http.Header, name string, r ratelimit.Result) {
-		h.Set("X-Left", name+" "+strconv.Itoa(r.Remaining))
+	own := func(h http.Header, decisions []ratelimit.Explanation) {
+		last := decisions[len(decisions)-1]
+		h.Set("X-Left", last.Name+" "+strconv.Itoa(last.Result.Remaining))
 	}
 	x := []string{"X-Ratelimit-Limit", "X-Ratelimit-Remaining", "X-Ratelimit-Reset"}
 	for name, c := range map[string]struct {
@@ -416,7 +422,7 @@ func TestFailClosed(t *testing.T) {
 func TestStoreErrorsStayInside(t *testing.T) {
 	for _, failed := range []func(*gin.Context, error){ratelimit.FailOpen, ratelimit.FailClosed} {
 		a := ask(serving(perMinute(1, ratelimit.WithName("down"), ratelimit.WithErrorHandler(failed),
-			storeOption(func(_ context.Context, key string, _ int, _ []ratelimit.Limit) (ratelimit.Result, error) {
+			storeOption(func(_ context.Context, key string, _ ratelimit.Take) (ratelimit.Result, error) {
 				return ratelimit.Result{}, fmt.Errorf("key %s: %w", key, errStore)
 			}))))
 		for _, secret := range []string{"hunter2", "192.0.2.1", "10.0.0.7"} {

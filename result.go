@@ -1,6 +1,7 @@
 package ratelimit
 
 import (
+	"encoding/json"
 	"math"
 	"time"
 
@@ -11,16 +12,77 @@ import (
 const Never time.Duration = math.MaxInt64
 
 // Result is one decision, and what the bucket looked like right after it. Times count from then, are exact
-// to the microsecond, and are rounded up: who waits RetryAfter is admitted, absent competitors.
+// to the microsecond, and are rounded up: a client that waits RetryAfter is admitted, absent competitors.
 type Result struct {
 	Allowed    bool
-	Banned     bool          // refused because of TakeOptions.Ban, whatever is in the bucket; Remaining is 0
+	Banned     bool          // refused because of Take.Ban, whatever is in the bucket; Remaining is 0
 	Source     Source        // who decided
+	Name       string        // the limiter's; "" from a Store
 	Limit      Limit         // the limit that decided: the refusing one with the longest wait, else the one with the fewest tokens left
 	Remaining  int           // whole tokens left in that limit's bucket, rounded down, never negative
 	RetryAfter time.Duration // until the same take is admitted; 0 if Allowed, Never if it costs more than the capacity
-	ResetAfter time.Duration // until that bucket is full; 0 if it is
-	Wait       time.Duration // how long to wait before going on, if TakeOptions.MaxWait allowed any; 0 if refused
+	ResetAfter time.Duration // until that bucket is full, and no ban holds; 0 if it is
+	Wait       time.Duration // how long to wait before going on, if Take.MaxWait allowed any; 0 if refused
+	Receipt    Receipt       // for Store.Adjust
+}
+
+// RetryAfterSeconds is RetryAfter as the Retry-After header has it: whole seconds, rounded up, at least 1. It is not ok
+// where there is none: the take was allowed, or waiting does not help.
+func (r Result) RetryAfterSeconds() (seconds int, ok bool) {
+	if r.Allowed || r.RetryAfter == Never {
+		return 0, false
+	}
+	return int(retrySeconds(r)), true
+}
+
+// MarshalJSON returns allowed, name, limit (in the text form), remaining, retry_after, reset_after, wait, banned and
+// source. Times are in seconds. retry_after is null where waiting does not help.
+func (r Result) MarshalJSON() ([]byte, error) {
+	retry := new(r.RetryAfter.Seconds())
+	if r.RetryAfter == Never {
+		retry = nil
+	}
+	return json.Marshal(struct {
+		Allowed    bool     `json:"allowed"`
+		Name       string   `json:"name"`
+		Limit      string   `json:"limit"`
+		Remaining  int      `json:"remaining"`
+		RetryAfter *float64 `json:"retry_after"`
+		ResetAfter float64  `json:"reset_after"`
+		Wait       float64  `json:"wait"`
+		Banned     bool     `json:"banned"`
+		Source     string   `json:"source"`
+	}{r.Allowed, r.Name, limitText(r.Limit), r.Remaining, retry, r.ResetAfter.Seconds(), r.Wait.Seconds(), r.Banned, r.Source.String()})
+}
+
+// MarshalJSON returns limits, banned_for, strikes, static and source. Times are in seconds.
+func (u Usage) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Limits    []LimitUsage `json:"limits"`
+		BannedFor float64      `json:"banned_for"`
+		Strikes   int          `json:"strikes"`
+		Static    bool         `json:"static"`
+		Source    string       `json:"source"`
+	}{append([]LimitUsage{}, u.Limits...), u.BannedFor.Seconds(), u.Strikes, u.Static, u.Source.String()})
+}
+
+// MarshalJSON returns limit (in the text form), remaining, debt, next_token and reset_after. Times are in seconds.
+func (u LimitUsage) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Limit      string  `json:"limit"`
+		Remaining  int     `json:"remaining"`
+		Debt       int     `json:"debt"`
+		NextToken  float64 `json:"next_token"`
+		ResetAfter float64 `json:"reset_after"`
+	}{limitText(u.Limit), u.Remaining, u.Debt, u.NextToken.Seconds(), u.ResetAfter.Seconds()})
+}
+
+// limitText is the text of a limit, "" for the zero Limit of a Result that is of no decision.
+func limitText(l Limit) string {
+	if l == (Limit{}) {
+		return ""
+	}
+	return l.String()
 }
 
 // Source says who decided. The zero Source is a Store that does not say.
@@ -55,23 +117,37 @@ func (s Source) String() string {
 }
 
 // resultOf describes an outcome: of an adjustment, the look afterwards.
-func resultOf(c *bucket.Change, source Source, limits []Limit, scales []bucket.Scale, o bucket.Outcome) (r Result) {
-	if c.Adjust {
-		c, o = looked(o, scales)
+func resultOf(c *bucket.Change, source Source, limits []Limit, scales []bucket.Scale, o *bucket.Outcome) (r Result) {
+	take, allowed := c, o.Allowed
+	if c.Back != nil || c.Debt {
+		take = &bucket.Change{}
+		for i := range scales {
+			_, admitted := take.Of(i, &scales[i], o.Deficits[i], o.At)
+			allowed = allowed && admitted
+		}
 	}
 	decider, most := 0, int64(math.MinInt64)
 	for i := range scales {
 		// What makes a limit decide: the longest wait, or else the fewest tokens.
-		weight := weightOf(c, &scales[i], o.Deficits[i], o.Allowed)
+		weight := weightOf(take, &scales[i], o.Deficits[i], allowed)
 		if weight > most {
 			decider, most = i, weight
 		}
 	}
-	r.describe(c, o.Allowed, &limits[decider], &scales[decider], o.Deficits[decider], o.Late)
+	r.describe(take, allowed, &limits[decider], &scales[decider], o.Deficits[decider], o.Late)
 	r.Source = source
+	if o.Allowed && c.N > 0 && c.Back == nil {
+		r.Receipt.sign(source, o.At, c.MaxWait > 0)
+		r.Receipt.set(o.Deficits)
+	} else if len(scales) > 1 {
+		r.Receipt.set(o.Deficits) // For Explanation.Buckets. Of one limit the result tells all.
+	}
 	if o.Banned > 0 {
 		r.Banned, r.Remaining = true, 0
 		r.RetryAfter = max(r.RetryAfter, ticksToDuration(o.Banned))
+		if r.RetryAfter != Never {
+			r.ResetAfter = max(r.ResetAfter, r.RetryAfter)
+		}
 	}
 	return r
 }
@@ -107,14 +183,38 @@ func (r *Result) describe(c *bucket.Change, allowed bool, limit *Limit, s *bucke
 	}
 }
 
-// looked is an outcome as a look sees it, which is what follows an adjustment.
-func looked(o bucket.Outcome, scales []bucket.Scale) (*bucket.Change, bucket.Outcome) {
-	look := &bucket.Change{}
-	for i := range scales {
-		_, admitted := look.Of(&scales[i], o.Deficits[i])
-		o.Allowed = o.Allowed && admitted
+// usageOf describes a state, seen by limits, or by its own where there are none. late is by how many ticks the clock is
+// behind it.
+func usageOf(source Source, s bucket.State, limits []Limit, late int64) Usage {
+	u := Usage{Source: source, Limits: make([]LimitUsage, len(s.Levels))}
+	for i := range s.Levels {
+		l := &s.Levels[i]
+		limit := limitOf(&l.Scale)
+		if i < len(limits) {
+			limit = limits[i]
+		}
+		u.Limits[i] = limitUsageOf(limit, &l.Scale, l.Deficit, late)
 	}
-	return look, o
+	if s.Ban != nil {
+		strikes := &s.Ban.Strikes
+		u.BannedFor = ticksToDuration(strikes.UntilSolvent(strikes.Deficit))
+		u.Strikes = int(min(strikes.Capacity, (strikes.Deficit+strikes.Token-1)/strikes.Token))
+	}
+	return u
+}
+
+// limitUsageOf describes a bucket that lacks so much.
+func limitUsageOf(limit Limit, s *bucket.Scale, deficit, late int64) LimitUsage {
+	u := LimitUsage{Limit: limit, Remaining: int(s.Remaining(deficit))}
+	if deficit == 0 {
+		return u
+	}
+	debt := max(0, deficit-s.Size())
+	u.Debt = int((debt + s.Token - 1) / s.Token)
+	next := deficit - s.Size() + int64(u.Remaining+1)*s.Token // what has to come back for one more whole token
+	u.NextToken = ticksToDuration(s.UntilFull(next) + late)
+	u.ResetAfter = ticksToDuration(s.UntilFull(deficit) + late)
+	return u
 }
 
 // ticksToDuration cannot overflow: 2^53 µs are 285 years, and a Duration holds 292.

@@ -40,10 +40,12 @@ const (
 // NameStats is what [Stats] has counted for one limiter. Requests that could not be decided are in Failed alone.
 type NameStats struct {
 	Name     string  `json:"name"`
-	Accepted uint64  `json:"accepted"`             // since NewStats, as are the next three
+	Accepted uint64  `json:"accepted"`             // since NewStats, as are the next five
 	Refused  uint64  `json:"refused"`              // for any reason
 	Shadow   uint64  `json:"shadow_refused"`       // let through by WithShadow, but would have been refused
 	Failed   uint64  `json:"failed"`               // the store could not decide, whatever the error handler did then
+	Gone     uint64  `json:"gone"`                 // given up while held back, because the client left; not among requests
+	GiveBack uint64  `json:"give_back_failed"`     // times that tokens could not be given back; not among requests
 	Requests uint64  `json:"minute_requests"`      // decided in the last minute: accepted, refused or shadow-refused
 	Refusals uint64  `json:"minute_refusals"`      // refused in the last minute
 	Ratio    float64 `json:"minute_refusal_ratio"` // Refusals / Requests, from 0 to 1; 0 without requests
@@ -89,6 +91,10 @@ func (s *Stats) Observe(_ context.Context, e Event) {
 	switch {
 	case e.Reason == ReasonShadow:
 		t.shadow.Add(1)
+	case e.Reason == ReasonGone:
+		t.gone.Add(1)
+	case e.Reason == ReasonGiveBack:
+		t.giveBack.Add(1)
 	case e.Err != nil:
 		t.failed.Add(1)
 	case e.Result.Allowed:
@@ -112,6 +118,8 @@ func (s *Stats) Snapshot() []NameStats {
 			Refused:  t.refused.Load(),
 			Shadow:   t.shadow.Load(),
 			Failed:   t.failed.Load(),
+			Gone:     t.gone.Load(),
+			GiveBack: t.giveBack.Load(),
 		}
 		n.Requests, n.Refusals = t.minute()
 		n.Ratio = ratioOf(n.Refusals, n.Requests)
@@ -188,7 +196,7 @@ type tally struct {
 	name string
 	base time.Time
 
-	accepted, refused, shadow, failed atomic.Uint64
+	accepted, refused, shadow, failed, gone, giveBack atomic.Uint64
 
 	second        atomic.Int64  // the newest that has begun, counted from base
 	passedBefore  atomic.Uint64 // accepted and shadow, when the minute began

@@ -54,7 +54,7 @@ func ExampleStats() {
 	fmt.Printf("%+v\n", stats.Snapshot())
 	// Output:
 	// login: alert true, 10 of 100 refused
-	// [{Name:login Accepted:90 Refused:30 Shadow:0 Failed:0 Requests:120 Refusals:30 Ratio:0.25}]
+	// [{Name:login Accepted:90 Refused:30 Shadow:0 Failed:0 Gone:0 GiveBack:0 Requests:120 Refusals:30 Ratio:0.25}]
 }
 
 func TestStatsCountsByNameAndFate(t *testing.T) {
@@ -67,14 +67,16 @@ func TestStatsCountsByNameAndFate(t *testing.T) {
 	shadow.Result.Allowed = false // However the result reads, a shadow refusal was let through.
 	observe(stats, 2, shadow)
 	observe(stats, 1, named("a", refusedEvent))
+	observe(stats, 2, ratelimit.Event{Name: allowedEvent.Name, Reason: ratelimit.ReasonGone})
+	observe(stats, 1, ratelimit.Event{Name: allowedEvent.Name, Reason: ratelimit.ReasonGiveBack, Err: errDown})
 
 	text, err := json.Marshal(stats.Snapshot())
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := `[{"name":"a","accepted":0,"refused":1,"shadow_refused":0,"failed":0,` +
+	want := `[{"name":"a","accepted":0,"refused":1,"shadow_refused":0,"failed":0,"gone":0,"give_back_failed":0,` +
 		`"minute_requests":1,"minute_refusals":1,"minute_refusal_ratio":1},` +
-		`{"name":"api","accepted":6,"refused":3,"shadow_refused":3,"failed":5,` +
+		`{"name":"api","accepted":6,"refused":3,"shadow_refused":3,"failed":5,"gone":2,"give_back_failed":1,` +
 		`"minute_requests":12,"minute_refusals":3,"minute_refusal_ratio":0.25}]`
 	if string(text) != want {
 		t.Errorf("got  %s\nwant %s", text, want)

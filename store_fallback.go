@@ -48,13 +48,13 @@ import (
 // buckets refill in between at their own rate.
 //
 // Not in the bound, because they are not the fallback's: a primary that comes back without its state has full
-// buckets, C more. Tokens that are given back ([Store.Adjust]) may be taken again. They go to the store that
-// decides by then, and to both where the primary's reply was lost.
+// buckets, C more. Tokens that are given back ([Store.Adjust]) may be taken again; they go to the store that took
+// them, and a debt goes to the store that decides by then.
 //
 // The fallback is not kept warm by charging it too while the primary is well: that would double the work of
 // every request to save at most C' in an outage.
 type FallbackStore struct {
-	primary, fallback OptionStore
+	primary, fallback Store
 	share             share
 	coolOff           time.Duration
 	onSwitch          func(degraded bool, cause error)
@@ -82,7 +82,7 @@ type storeSwitch struct {
 }
 
 // askStore makes a call to either store, by its limits.
-type askStore func(store OptionStore, limits []Limit) (Result, error)
+type askStore func(store Store, limits []Limit) (Result, error)
 
 // FallbackOption configures [NewFallbackStore].
 type FallbackOption func(*fallbackConfig)
@@ -130,9 +130,6 @@ func WithOnSwitch(onSwitch func(degraded bool, cause error)) FallbackOption {
 
 // NewFallbackStore returns a store that decides by primary, and by fallback while that cannot. The error joins
 // every mistake in the arguments.
-//
-// [WithMaxWait] and [WithBan] need a primary that is an [OptionStore]; otherwise their takes fail with
-// [ErrArgument]. A fallback that is none decides without them: it refuses at once, and bans nobody.
 func NewFallbackStore(primary, fallback Store, opts ...FallbackOption) (*FallbackStore, error) {
 	c := fallbackConfig{share: 1, tripAfter: 5, coolOff: time.Second}
 	for i, opt := range opts {
@@ -160,8 +157,8 @@ func NewFallbackStore(primary, fallback Store, opts ...FallbackOption) (*Fallbac
 		return nil, err
 	}
 	s := &FallbackStore{
-		primary:  optionStore(primary, true),
-		fallback: optionStore(fallback, false),
+		primary:  primary,
+		fallback: fallback,
 		coolOff:  c.coolOff,
 		onSwitch: c.onSwitch,
 		base:     time.Now(),
@@ -186,32 +183,67 @@ func (c *fallbackConfig) mistake(format string, args ...any) {
 func (s *FallbackStore) Degraded() bool { return s.outage.Load() != nil }
 
 // Take implements [Store].
-func (s *FallbackStore) Take(ctx context.Context, key string, n int, limits []Limit) (Result, error) {
-	return s.decide(ctx, n, limits, func(store OptionStore, limits []Limit) (Result, error) {
-		return store.Take(ctx, key, n, limits)
+func (s *FallbackStore) Take(ctx context.Context, key string, take Take) (Result, error) {
+	return s.decide(ctx, take.N, take.Limits, func(store Store, limits []Limit) (Result, error) {
+		take := take
+		take.Limits = limits
+		return store.Take(ctx, key, take)
 	})
 }
 
-// TakeWith implements [OptionStore].
-func (s *FallbackStore) TakeWith(ctx context.Context, key string, n int, limits []Limit, options TakeOptions) (Result, error) {
-	return s.decide(ctx, n, limits, func(store OptionStore, limits []Limit) (Result, error) {
-		return store.TakeWith(ctx, key, n, limits, options)
-	})
+// Adjust implements [Store]. A give-back goes to the store that took. While that is a primary that is not asked, it is
+// dropped, and the error says so. A debt goes to the store that decides now.
+func (s *FallbackStore) Adjust(ctx context.Context, key string, change Adjustment) (Result, error) {
+	adjust := func(store Store, limits []Limit) (Result, error) {
+		change := change
+		change.Limits = limits
+		return store.Adjust(ctx, key, change)
+	}
+	if change.N <= 0 || !change.Receipt.took() {
+		return s.decide(ctx, 0, change.Limits, adjust)
+	}
+	var result Result
+	var err error
+	if change.Receipt.popSide() == fallbackSide {
+		result, err = adjust(s.fallback, s.share.of(change.Limits))
+		result.Source = SourceFallback
+		result.Receipt.pushSide(fallbackSide)
+	} else {
+		result, _, err = s.try(ctx, change.Limits, adjust)
+		result.Receipt.pushSide(primarySide)
+	}
+	if err != nil {
+		return Result{}, err
+	}
+	return result, nil
 }
 
-// Adjust implements [Store]. It goes to the store that decides now, even if the take went to the other.
-func (s *FallbackStore) Adjust(ctx context.Context, key string, n int, limits []Limit) (Result, error) {
-	return s.decide(ctx, 0, limits, func(store OptionStore, limits []Limit) (Result, error) {
-		return store.Adjust(ctx, key, n, limits)
-	})
+// Look implements [Store]: of the store that decides now.
+func (s *FallbackStore) Look(ctx context.Context, key string, limits []Limit) (Usage, error) {
+	var usage Usage
+	look := func(store Store, limits []Limit) (_ Result, err error) {
+		usage, err = store.Look(ctx, key, limits)
+		return Result{Source: usage.Source}, err
+	}
+	_, decided, cause := s.try(ctx, limits, look)
+	if decided {
+		return usage, cause
+	}
+	if _, err := look(s.fallback, s.share.of(limits)); err != nil {
+		return Usage{}, s.bothFailed(cause, err)
+	}
+	usage.Source = SourceFallback
+	return usage, nil
 }
 
 // Reset implements [Store]. It resets key in both stores, and fails if either does: during an outage, always.
-func (s *FallbackStore) Reset(ctx context.Context, key string) error {
-	_, _, err := s.try(ctx, nil, func(primary OptionStore, _ []Limit) (Result, error) {
-		return Result{}, primary.Reset(ctx, key)
+func (s *FallbackStore) Reset(ctx context.Context, key string) (found bool, err error) {
+	_, _, err = s.try(ctx, nil, func(primary Store, _ []Limit) (_ Result, err error) {
+		found, err = primary.Reset(ctx, key)
+		return Result{}, err
 	})
-	return errors.Join(err, s.fallback.Reset(ctx, key))
+	foundHere, errHere := s.fallback.Reset(ctx, key)
+	return found || foundHere, errors.Join(err, errHere)
 }
 
 // check implements checker: what is wrong with either store is wrong with this.
@@ -229,20 +261,27 @@ func (s *FallbackStore) check(ctx context.Context) []Warning {
 func (s *FallbackStore) decide(ctx context.Context, n int, limits []Limit, ask askStore) (Result, error) {
 	result, decided, cause := s.try(ctx, limits, ask)
 	if decided {
+		result.Receipt.pushSide(primarySide)
 		return result, cause
 	}
 	result, err := ask(s.fallback, s.share.of(limits))
-	switch {
-	case errors.Is(err, ErrArgument):
-		return Result{}, err // The primary would say so too.
-	case err != nil:
-		return Result{}, fmt.Errorf("%w; and the fallback: %w", cause, err)
+	if err != nil {
+		return Result{}, s.bothFailed(cause, err)
 	}
 	result.Source = SourceFallback
+	result.Receipt.pushSide(fallbackSide)
 	if result.RetryAfter == Never && fits(n, limits) {
 		result.RetryAfter = s.coolOff
 	}
 	return result, nil
+}
+
+// bothFailed is the error of a call that neither store could decide.
+func (s *FallbackStore) bothFailed(cause, err error) error {
+	if errors.Is(err, ErrArgument) {
+		return err // The primary would say so too.
+	}
+	return fmt.Errorf("%w; and the fallback: %w", cause, err)
 }
 
 // fits reports whether n tokens are within every capacity.
@@ -333,7 +372,7 @@ func (s *FallbackStore) turned(_ string, from, to gobreaker.State) {
 	case gobreaker.StateOpen:
 		s.outage.Store(&outage{
 			until: time.Since(s.base) + s.coolOff + rand.N(s.coolOff/2+1),
-			err:   fmt.Errorf("ratelimit: the primary store is left alone for now: %w", s.cause),
+			err:   fmt.Errorf("ratelimit: circuit open, primary store not asked: %w", s.cause),
 		})
 	case gobreaker.StateClosed:
 		s.outage.Store(nil)
@@ -363,25 +402,4 @@ func (s *FallbackStore) tell() {
 			s.onSwitch(next.degraded, next.cause)
 		}()
 	}
-}
-
-// optionStore returns store, or one that decides without options: as if there were none, or not at all.
-func optionStore(store Store, strict bool) OptionStore {
-	if able, ok := store.(OptionStore); ok {
-		return able
-	}
-	return plainStore{store, strict}
-}
-
-type plainStore struct {
-	Store
-	strict bool
-}
-
-// TakeWith implements [OptionStore].
-func (s plainStore) TakeWith(ctx context.Context, key string, n int, limits []Limit, options TakeOptions) (Result, error) {
-	if s.strict && options != (TakeOptions{}) {
-		return Result{}, fmt.Errorf("ratelimit: take with options: %w: %T is no OptionStore; use a MemoryStore or a RedisStore", ErrArgument, s.Store)
-	}
-	return s.Take(ctx, key, n, limits)
 }

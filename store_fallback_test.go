@@ -24,12 +24,12 @@ var errDown = errors.New("down")
 
 // fickleStore is a Store that a test can make ill: every call asks how first, unless that is nil.
 type fickleStore struct {
-	ratelimit.OptionStore
+	ratelimit.Store
 	how   atomic.Pointer[func() error]
 	calls atomic.Int64
 }
 
-func newFickleStore() *fickleStore { return &fickleStore{OptionStore: ratelimit.NewMemoryStore()} }
+func newFickleStore() *fickleStore { return &fickleStore{Store: ratelimit.NewMemoryStore()} }
 
 func (p *fickleStore) fallsIll(how func() error) { p.how.Store(&how) }
 func (p *fickleStore) failsWith(err error)       { p.fallsIll(func() error { return err }) }
@@ -43,36 +43,33 @@ func (p *fickleStore) ask() error {
 	return nil
 }
 
-func (p *fickleStore) Take(ctx context.Context, key string, n int, limits []ratelimit.Limit) (ratelimit.Result, error) {
+func (p *fickleStore) Take(ctx context.Context, key string, take ratelimit.Take) (ratelimit.Result, error) {
 	if err := p.ask(); err != nil {
 		return ratelimit.Result{}, err
 	}
-	return p.OptionStore.Take(ctx, key, n, limits)
+	return p.Store.Take(ctx, key, take)
 }
 
-func (p *fickleStore) TakeWith(ctx context.Context, key string, n int, limits []ratelimit.Limit, o ratelimit.TakeOptions) (ratelimit.Result, error) {
+func (p *fickleStore) Adjust(ctx context.Context, key string, change ratelimit.Adjustment) (ratelimit.Result, error) {
 	if err := p.ask(); err != nil {
 		return ratelimit.Result{}, err
 	}
-	return p.OptionStore.TakeWith(ctx, key, n, limits, o)
+	return p.Store.Adjust(ctx, key, change)
 }
 
-func (p *fickleStore) Adjust(ctx context.Context, key string, n int, limits []ratelimit.Limit) (ratelimit.Result, error) {
+func (p *fickleStore) Look(ctx context.Context, key string, limits []ratelimit.Limit) (ratelimit.Usage, error) {
 	if err := p.ask(); err != nil {
-		return ratelimit.Result{}, err
+		return ratelimit.Usage{}, err
 	}
-	return p.OptionStore.Adjust(ctx, key, n, limits)
+	return p.Store.Look(ctx, key, limits)
 }
 
-func (p *fickleStore) Reset(ctx context.Context, key string) error {
+func (p *fickleStore) Reset(ctx context.Context, key string) (bool, error) {
 	if err := p.ask(); err != nil {
-		return err
+		return false, err
 	}
-	return p.OptionStore.Reset(ctx, key)
+	return p.Store.Reset(ctx, key)
 }
-
-// plainStore is a Store that is no OptionStore.
-type plainStore struct{ ratelimit.Store }
 
 func newFallback(t testing.TB, primary, fallback ratelimit.Store, opts ...ratelimit.FallbackOption) *ratelimit.FallbackStore {
 	t.Helper()
@@ -88,7 +85,7 @@ var tenAnHour = []ratelimit.Limit{{Capacity: 10, Refill: ratelimit.PerHour(10)}}
 
 // fallbackTake takes n and returns who decided, and how many tokens are left, or the error.
 func fallbackTake(s ratelimit.Store, n int) string {
-	r, err := s.Take(context.Background(), "key", n, tenAnHour)
+	r, err := s.Take(context.Background(), "key", ratelimit.Take{N: n, Limits: tenAnHour})
 	if err != nil {
 		return err.Error()
 	}
@@ -137,28 +134,29 @@ func TestFallbackStoreConforms(t *testing.T) {
 // deadStore is a Store that is not there.
 type deadStore struct{}
 
-func (deadStore) Take(context.Context, string, int, []ratelimit.Limit) (ratelimit.Result, error) {
+func (deadStore) Take(context.Context, string, ratelimit.Take) (ratelimit.Result, error) {
 	return ratelimit.Result{}, errDown
 }
 
-func (deadStore) TakeWith(context.Context, string, int, []ratelimit.Limit, ratelimit.TakeOptions) (ratelimit.Result, error) {
+func (deadStore) Adjust(context.Context, string, ratelimit.Adjustment) (ratelimit.Result, error) {
 	return ratelimit.Result{}, errDown
 }
 
-func (deadStore) Adjust(context.Context, string, int, []ratelimit.Limit) (ratelimit.Result, error) {
-	return ratelimit.Result{}, errDown
+func (deadStore) Look(context.Context, string, []ratelimit.Limit) (ratelimit.Usage, error) {
+	return ratelimit.Usage{}, errDown
 }
 
-func (deadStore) Reset(context.Context, string) error { return errDown }
+func (deadStore) Reset(context.Context, string) (bool, error) { return false, errDown }
 
 // halfReset is content when the fallback is reset.
 type halfReset struct{ *ratelimit.FallbackStore }
 
-func (s halfReset) Reset(ctx context.Context, key string) error {
-	if err := s.FallbackStore.Reset(ctx, key); !errors.Is(err, errDown) {
-		return fmt.Errorf("a reset without the primary: %w", err)
+func (s halfReset) Reset(ctx context.Context, key string) (bool, error) {
+	found, err := s.FallbackStore.Reset(ctx, key)
+	if !errors.Is(err, errDown) {
+		return false, fmt.Errorf("a reset without the primary: %w", err)
 	}
-	return nil
+	return found, nil
 }
 
 func TestFallbackStoreMistakes(t *testing.T) {
@@ -290,7 +288,7 @@ func TestWhatIsNoFailure(t *testing.T) {
 				primary.failsWith(c.err)
 				ask := func() {
 					t.Helper()
-					r, err := s.Take(c.ctx, "key", 0, tenAnHour)
+					r, err := s.Take(c.ctx, "key", ratelimit.Take{Limits: tenAnHour})
 					switch {
 					case c.byFallback && (err != nil || r.Source != ratelimit.SourceFallback):
 						t.Fatalf("got %+v, %v; want the fallback's decision", r, err)
@@ -354,7 +352,7 @@ func TestDenyCacheIsNoSuccess(t *testing.T) {
 		s := newFallback(t, remembering{primary}, ratelimit.NewMemoryStore())
 		refused := func() {
 			t.Helper()
-			r, err := s.Take(context.Background(), "refused", 1, tenAnHour)
+			r, err := s.Take(context.Background(), "refused", ratelimit.Take{N: 1, Limits: tenAnHour})
 			if err != nil || r.Source != ratelimit.SourceDenyCache {
 				t.Fatalf("got %+v, %v", r, err)
 			}
@@ -382,11 +380,11 @@ func TestDenyCacheIsNoSuccess(t *testing.T) {
 // remembering is a Store that need not ask to refuse the key "refused".
 type remembering struct{ *fickleStore }
 
-func (s remembering) Take(ctx context.Context, key string, n int, limits []ratelimit.Limit) (ratelimit.Result, error) {
+func (s remembering) Take(ctx context.Context, key string, take ratelimit.Take) (ratelimit.Result, error) {
 	if key == "refused" {
-		return ratelimit.Result{Source: ratelimit.SourceDenyCache, Limit: limits[0], RetryAfter: time.Minute}, nil
+		return ratelimit.Result{Source: ratelimit.SourceDenyCache, Limit: take.Limits[0], RetryAfter: time.Minute}, nil
 	}
-	return s.fickleStore.Take(ctx, key, n, limits)
+	return s.fickleStore.Take(ctx, key, take)
 }
 
 // An outage costs a request nothing: the primary, which takes 50 ms to fail, is not asked.
@@ -477,7 +475,7 @@ func TestSwitchesAHundredTimes(t *testing.T) {
 		for range clients {
 			load.Go(func() {
 				for ctx.Err() == nil {
-					if r, err := s.Take(context.Background(), "key", 0, tenAnHour); err != nil || !r.Allowed {
+					if r, err := s.Take(context.Background(), "key", ratelimit.Take{Limits: tenAnHour}); err != nil || !r.Allowed {
 						t.Errorf("got %+v, %v", r, err)
 					}
 					time.Sleep(rand.N(pause))
@@ -651,9 +649,9 @@ func TestBothStoresFail(t *testing.T) {
 	for _, want := range []string{
 		"down; and the fallback: full",
 		"down; and the fallback: full",
-		"ratelimit: the primary store is left alone for now: down; and the fallback: full",
+		"ratelimit: circuit open, primary store not asked: down; and the fallback: full",
 	} {
-		r, err := s.Take(context.Background(), "key", 1, tenAnHour)
+		r, err := s.Take(context.Background(), "key", ratelimit.Take{N: 1, Limits: tenAnHour})
 		if !errors.Is(err, errDown) || !errors.Is(err, errFull) || r != (ratelimit.Result{}) {
 			t.Fatalf("got %+v, %v", r, err)
 		}
@@ -662,14 +660,14 @@ func TestBothStoresFail(t *testing.T) {
 
 	// A wrong argument is the caller's fault, whoever is down.
 	fallback.recovers()
-	if _, err := s.Take(context.Background(), "key", -1, tenAnHour); !errors.Is(err, ratelimit.ErrArgument) || errors.Is(err, errDown) {
+	if _, err := s.Take(context.Background(), "key", ratelimit.Take{N: -1, Limits: tenAnHour}); !errors.Is(err, ratelimit.ErrArgument) || errors.Is(err, errDown) {
 		t.Errorf("a negative cost: %v", err)
 	}
-	if _, err := s.Take(context.Background(), "key", 1, nil); !errors.Is(err, ratelimit.ErrArgument) {
+	if _, err := s.Take(context.Background(), "key", ratelimit.Take{N: 1, Limits: nil}); !errors.Is(err, ratelimit.ErrArgument) {
 		t.Errorf("no limits: %v", err)
 	}
 	half := newFallback(t, primary, fallback, ratelimit.WithShare(0.5))
-	if _, err := half.Take(context.Background(), "key", 1, []ratelimit.Limit{{}}); !errors.Is(err, ratelimit.ErrArgument) {
+	if _, err := half.Take(context.Background(), "key", ratelimit.Take{N: 1, Limits: []ratelimit.Limit{{}}}); !errors.Is(err, ratelimit.ErrArgument) {
 		t.Errorf("the share of no limit at all: %v", err)
 	}
 }
@@ -679,17 +677,60 @@ func TestFallbackStoreAdjustAndReset(t *testing.T) {
 		ctx := context.Background()
 		primary, fallback := newFickleStore(), newFickleStore()
 		s := newFallback(t, primary, fallback, ratelimit.WithShare(0.5))
-		fallbackTake(s, 4)
-		if r, err := s.Adjust(ctx, "key", 1, tenAnHour); err != nil || r.Source != ratelimit.SourceMemory || r.Remaining != 7 {
-			t.Errorf("well: got %+v, %v", r, err)
+		take := func(n int) ratelimit.Receipt {
+			r, err := s.Take(ctx, "key", ratelimit.Take{N: n, Limits: tenAnHour})
+			if err != nil || !r.Allowed {
+				t.Fatalf("take of %d: %+v, %v", n, r, err)
+			}
+			return r.Receipt
 		}
+		giveBack := func(n int, receipt *ratelimit.Receipt) string {
+			r, err := s.Adjust(ctx, "key", ratelimit.Adjustment{N: n, Limits: tenAnHour, Receipt: *receipt})
+			if err != nil {
+				return err.Error()
+			}
+			*receipt = r.Receipt
+			return fmt.Sprintf("%v, %d left", r.Source, r.Remaining)
+		}
+		ofPrimary := take(4)
+		wantText(t, "well", giveBack(1, &ofPrimary), "memory, 7 left")
 		tripBreaker(t, s, primary)
-		fallbackTake(s, 4)
-		if r, err := s.Adjust(ctx, "key", 2, tenAnHour); err != nil || r.Source != ratelimit.SourceFallback || r.Remaining != 3 {
-			t.Errorf("in an outage: got %+v, %v", r, err)
+		ofFallback := take(4)
+		wantText(t, "in an outage", giveBack(2, &ofFallback), "fallback, 3 left")
+		wantText(t, "what the primary took, in an outage", giveBack(1, &ofPrimary), "ratelimit: circuit open, primary store not asked: down")
+		if r, err := s.Adjust(ctx, "key", ratelimit.Adjustment{N: -1, Limits: tenAnHour}); err != nil || r.Source != ratelimit.SourceFallback || r.Remaining != 2 {
+			t.Errorf("a debt goes to the store that decides: got %+v, %v", r, err)
+		}
+		time.Sleep(1500 * time.Millisecond)
+		primary.recovers()
+		wantText(t, "the primary is back", fallbackTake(s, 0), "allowed by memory, 7 left")
+		wantText(t, "what the fallback took", giveBack(1, &ofFallback), "fallback, 3 left")
+		wantText(t, "what the primary took", giveBack(1, &ofPrimary), "memory, 8 left")
+		fallbackTake(s, 1)
+		if r, err := s.Adjust(ctx, "key", ratelimit.Adjustment{N: 1, Limits: tenAnHour}); err != nil || r.Remaining != 7 {
+			t.Errorf("without a receipt: got %+v, %v", r, err)
 		}
 
-		if err := s.Reset(ctx, "key"); !errors.Is(err, errDown) {
+		// A store around two may be the primary of another.
+		outer := newFallback(t, s, ratelimit.NewMemoryStore())
+		r, err := outer.Take(ctx, "nested", ratelimit.Take{N: 4, Limits: tenAnHour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		tripBreaker(t, s, primary)
+		inOutage, err := outer.Take(ctx, "nested", ratelimit.Take{N: 4, Limits: tenAnHour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		back, err := outer.Adjust(ctx, "nested", ratelimit.Adjustment{N: 4, Limits: tenAnHour, Receipt: inOutage.Receipt})
+		if err != nil || back.Source != ratelimit.SourceFallback || back.Remaining != 5 {
+			t.Errorf("of the inner fallback: got %+v, %v", back, err)
+		}
+		if _, err := outer.Adjust(ctx, "nested", ratelimit.Adjustment{N: 4, Limits: tenAnHour, Receipt: r.Receipt}); !errors.Is(err, errDown) {
+			t.Errorf("of the inner primary, in an outage: %v", err)
+		}
+
+		if _, err := s.Reset(ctx, "key"); !errors.Is(err, errDown) {
 			t.Errorf("a reset in an outage: %v", err)
 		}
 		wantText(t, "the fallback afterwards", fallbackTake(s, 0), "allowed by fallback, 5 left")
@@ -697,7 +738,7 @@ func TestFallbackStoreAdjustAndReset(t *testing.T) {
 		time.Sleep(1500 * time.Millisecond)
 		primary.recovers()
 		wantText(t, "the primary", fallbackTake(s, 0), "allowed by memory, 7 left")
-		if err := s.Reset(ctx, "key"); err != nil {
+		if _, err := s.Reset(ctx, "key"); err != nil {
 			t.Error(err)
 		}
 		wantText(t, "the primary afterwards", fallbackTake(s, 0), "allowed by memory, 10 left")
@@ -708,7 +749,7 @@ func TestFallbackStoreAdjustAndReset(t *testing.T) {
 		primary.recovers()
 		fallbackTake(s, 0)
 		fallback.failsWith(errDown)
-		if err := s.Reset(ctx, "key"); !errors.Is(err, errDown) {
+		if _, err := s.Reset(ctx, "key"); !errors.Is(err, errDown) {
 			t.Errorf("a reset that the fallback fails: %v", err)
 		}
 	})
@@ -717,27 +758,23 @@ func TestFallbackStoreAdjustAndReset(t *testing.T) {
 func TestFallbackStoreTakesWithOptions(t *testing.T) {
 	ctx := context.Background()
 	tenPerSecond := []ratelimit.Limit{{Capacity: 1, Refill: ratelimit.PerSecond(10)}}
-	patiently := ratelimit.TakeOptions{MaxWait: time.Second}
 	for _, c := range []struct {
 		name              string
 		primary, fallback ratelimit.Store
 		wait              time.Duration
-		err               error
 	}{
-		{"the primary waits", ratelimit.NewMemoryStore(), deadStore{}, 100 * time.Millisecond, nil},
-		{"the fallback waits", deadStore{}, ratelimit.NewMemoryStore(), 200 * time.Millisecond, nil}, // At half the rate.
-		{"a plain primary", plainStore{ratelimit.NewMemoryStore()}, ratelimit.NewMemoryStore(), 0, ratelimit.ErrArgument},
-		{"a plain fallback", deadStore{}, plainStore{ratelimit.NewMemoryStore()}, 0, nil},
+		{"the primary waits", ratelimit.NewMemoryStore(), deadStore{}, 100 * time.Millisecond},
+		{"the fallback waits", deadStore{}, ratelimit.NewMemoryStore(), 200 * time.Millisecond}, // At half the rate.
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				// The stores were made outside of the bubble, so that their clocks are ahead and stand still.
 				s := newFallback(t, c.primary, c.fallback, ratelimit.WithShare(0.5))
-				if r, err := s.TakeWith(ctx, "key", 1, tenPerSecond, ratelimit.TakeOptions{}); err != nil || !r.Allowed {
+				if r, err := s.Take(ctx, "key", ratelimit.Take{N: 1, Limits: tenPerSecond}); err != nil || !r.Allowed {
 					t.Fatalf("without options: got %+v, %v", r, err)
 				}
-				r, err := s.TakeWith(ctx, "key", 1, tenPerSecond, patiently)
-				if !errors.Is(err, c.err) || err != nil && c.err == nil || r.Wait != c.wait || r.Allowed != (c.wait > 0) {
+				r, err := s.Take(ctx, "key", ratelimit.Take{N: 1, Limits: tenPerSecond, MaxWait: time.Second})
+				if err != nil || r.Wait != c.wait || !r.Allowed {
 					t.Errorf("got %+v, %v", r, err)
 				}
 			})
@@ -754,7 +791,7 @@ func TestCostAboveTheShare(t *testing.T) {
 		10: 3 * time.Second,
 		11: ratelimit.Never,
 	} {
-		r, err := s.Take(context.Background(), fmt.Sprint(n), n, tenAnHour)
+		r, err := s.Take(context.Background(), fmt.Sprint(n), ratelimit.Take{N: n, Limits: tenAnHour})
 		if err != nil || r.RetryAfter != want || r.Allowed != (want == 0) {
 			t.Errorf("a take of %d: got %+v, %v", n, r, err)
 		}
@@ -764,7 +801,7 @@ func TestCostAboveTheShare(t *testing.T) {
 // shareOf is a limit's share, as the fallback is asked for it.
 func shareOf(t testing.TB, s *ratelimit.FallbackStore, limit ratelimit.Limit) ratelimit.Limit {
 	t.Helper()
-	r, err := s.Take(context.Background(), "key", 0, []ratelimit.Limit{limit})
+	r, err := s.Take(context.Background(), "key", ratelimit.Take{Limits: []ratelimit.Limit{limit}})
 	if err != nil {
 		t.Fatalf("%v of share: %v", limit, err)
 	}
@@ -880,14 +917,14 @@ func TestSharesAreRemembered(t *testing.T) {
 	three := append(slices.Clone(one), ratelimit.Limit{Capacity: 100, Refill: ratelimit.PerHour(100)})
 	for range 10 {
 		for _, limits := range [][]ratelimit.Limit{one, two, three} {
-			if r, err := s.Take(ctx, "key", 1, limits); err != nil || r.Limit.Capacity != limits[len(limits)-1].Capacity/3 {
+			if r, err := s.Take(ctx, "key", ratelimit.Take{N: 1, Limits: limits}); err != nil || r.Limit.Capacity != limits[len(limits)-1].Capacity/3 {
 				t.Fatalf("%v: got %v, %v", limits, r.Limit, err)
 			}
 		}
 	}
 	for _, limits := range [][]ratelimit.Limit{one, two, three} {
 		allocs := testing.AllocsPerRun(100, func() {
-			if _, err := s.Take(ctx, "key", 1, limits); err != nil {
+			if _, err := s.Take(ctx, "key", ratelimit.Take{N: 1, Limits: limits}); err != nil {
 				t.Fatal(err)
 			}
 		})
@@ -896,14 +933,14 @@ func TestSharesAreRemembered(t *testing.T) {
 		}
 	}
 	two[1].Capacity = 300 // The caller's slice is the caller's.
-	if r, err := s.Take(ctx, "key", 1, two); err != nil || r.Limit.Capacity != 100 {
+	if r, err := s.Take(ctx, "key", ratelimit.Take{N: 1, Limits: two}); err != nil || r.Limit.Capacity != 100 {
 		t.Errorf("a changed limit: got %v, %v", r.Limit, err)
 	}
 
 	before := heapBytes()
 	for i := range 20_000 {
 		limits := []ratelimit.Limit{{Capacity: 3 + i, Refill: ratelimit.PerSecond(10)}}
-		if r, err := s.Take(ctx, "key", 1, limits); err != nil || r.Limit.Capacity != (3+i)/3 {
+		if r, err := s.Take(ctx, "key", ratelimit.Take{N: 1, Limits: limits}); err != nil || r.Limit.Capacity != (3+i)/3 {
 			t.Fatalf("%v: got %v, %v", limits, r.Limit, err)
 		}
 	}
@@ -923,15 +960,19 @@ func heapBytes() int64 {
 // yesStore is a Store that keeps nothing and admits everything, by the last limit.
 type yesStore struct{}
 
-func (yesStore) Take(_ context.Context, _ string, _ int, limits []ratelimit.Limit) (ratelimit.Result, error) {
-	return ratelimit.Result{Allowed: true, Limit: limits[len(limits)-1]}, nil
+func (yesStore) Take(_ context.Context, _ string, take ratelimit.Take) (ratelimit.Result, error) {
+	return ratelimit.Result{Allowed: true, Limit: take.Limits[len(take.Limits)-1]}, nil
 }
 
-func (s yesStore) Adjust(ctx context.Context, key string, n int, limits []ratelimit.Limit) (ratelimit.Result, error) {
-	return s.Take(ctx, key, n, limits)
+func (s yesStore) Adjust(ctx context.Context, key string, change ratelimit.Adjustment) (ratelimit.Result, error) {
+	return s.Take(ctx, key, ratelimit.Take{Limits: change.Limits})
 }
 
-func (yesStore) Reset(context.Context, string) error { return nil }
+func (yesStore) Look(context.Context, string, []ratelimit.Limit) (ratelimit.Usage, error) {
+	return ratelimit.Usage{}, nil
+}
+
+func (yesStore) Reset(context.Context, string) (bool, error) { return false, nil }
 
 func TestFallbackStoreAllocatesNothing(t *testing.T) {
 	primary := newFickleStore()
@@ -945,7 +986,7 @@ func TestFallbackStoreAllocatesNothing(t *testing.T) {
 		"in an outage": newFallback(t, deadStore{}, ratelimit.NewMemoryStore(), ratelimit.WithShare(0.5), ratelimit.WithTripAfter(1), ratelimit.WithCoolOff(time.Hour)),
 	} {
 		allocs := testing.AllocsPerRun(1000, func() {
-			if _, err := s.Take(context.Background(), "key", 1, tenAnHour); err != nil {
+			if _, err := s.Take(context.Background(), "key", ratelimit.Take{N: 1, Limits: tenAnHour}); err != nil {
 				t.Fatal(err)
 			}
 		})
@@ -1054,7 +1095,7 @@ func newOutages(t *testing.T, seed uint64) *outages {
 	processes := 1 + random.IntN(6)
 	primary := ratelimit.NewMemoryStore()
 	for range processes {
-		link := &fickleStore{OptionStore: primary}
+		link := &fickleStore{Store: primary}
 		o.links = append(o.links, link)
 		o.stores = append(o.stores, newFallback(t, link, ratelimit.NewMemoryStore(),
 			ratelimit.WithShare(1/float64(processes)),
@@ -1074,7 +1115,7 @@ func (o *outages) run() {
 		running.Go(func() {
 			for time.Since(start) < length {
 				n := 1 + random.IntN(min(3, o.limit.Capacity))
-				r, err := s.Take(context.Background(), "key", n, []ratelimit.Limit{o.limit})
+				r, err := s.Take(context.Background(), "key", ratelimit.Take{N: n, Limits: []ratelimit.Limit{o.limit}})
 				if err != nil {
 					o.t.Errorf("a take of %d: %v", n, err)
 					return
@@ -1119,7 +1160,7 @@ func (o *outages) breakLink(link *fickleStore) {
 	}
 	link.fallsIll(func() error {
 		if lost {
-			_, _ = link.OptionStore.Take(context.Background(), "key", 1, []ratelimit.Limit{o.limit})
+			_, _ = link.Store.Take(context.Background(), "key", ratelimit.Take{N: 1, Limits: []ratelimit.Limit{o.limit}})
 		}
 		time.Sleep(delay)
 		return errDown
@@ -1186,7 +1227,7 @@ func BenchmarkFallbackStore(b *testing.B) {
 		b.Run(c.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := c.store.Take(ctx, "key", 1, limits); err != nil {
+				if _, err := c.store.Take(ctx, "key", ratelimit.Take{N: 1, Limits: limits}); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -1195,7 +1236,7 @@ func BenchmarkFallbackStore(b *testing.B) {
 			b.ReportAllocs()
 			b.RunParallel(func(p *testing.PB) {
 				for p.Next() {
-					if _, err := c.store.Take(ctx, "key", 1, limits); err != nil {
+					if _, err := c.store.Take(ctx, "key", ratelimit.Take{N: 1, Limits: limits}); err != nil {
 						b.Error(err)
 					}
 				}

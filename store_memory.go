@@ -85,58 +85,96 @@ func NewMemoryStore(opts ...MemoryOption) *MemoryStore {
 }
 
 // Take implements [Store].
-func (m *MemoryStore) Take(_ context.Context, key string, n int, limits []Limit) (r Result, err error) {
-	if n < 0 {
-		return r, negativeCost(n)
+func (m *MemoryStore) Take(_ context.Context, key string, take Take) (r Result, err error) {
+	c := bucket.Change{N: int64(take.N)}
+	if !take.plain() {
+		if c, err = take.change(); err != nil {
+			return r, err
+		}
 	}
-	err = m.apply(&r, key, &bucket.Change{N: int64(n)}, limits)
-	return r, err
-}
-
-// TakeWith implements [OptionStore].
-func (m *MemoryStore) TakeWith(_ context.Context, key string, n int, limits []Limit, options TakeOptions) (r Result, err error) {
-	c, err := options.change(n)
-	if err == nil {
-		err = m.apply(&r, key, &c, limits)
-	}
+	err = m.apply(&r, key, &c, take.Limits)
 	return r, err
 }
 
 // Adjust implements [Store].
-func (m *MemoryStore) Adjust(_ context.Context, key string, n int, limits []Limit) (r Result, err error) {
-	err = m.apply(&r, key, &bucket.Change{N: int64(n), Adjust: true}, limits)
-	return r, err
+func (m *MemoryStore) Adjust(_ context.Context, key string, change Adjustment) (r Result, err error) {
+	c, err := change.change(SourceMemory)
+	if err != nil {
+		return r, err
+	}
+	if err = m.apply(&r, key, &c, change.Limits); err != nil {
+		return Result{}, err
+	}
+	if change.Receipt.took() {
+		var buf [4]bucket.Scale
+		scales, _, _ := m.scalesOf(buf[:0], change.Limits) // No error: apply had none.
+		r.Receipt = change.Receipt.after(&c, scales)
+	}
+	return r, nil
 }
 
-// Reset implements [Store].
-func (m *MemoryStore) Reset(_ context.Context, key string) error {
+// Look implements [Store].
+func (m *MemoryStore) Look(_ context.Context, key string, limits []Limit) (Usage, error) {
+	var buf [4]bucket.Scale
+	scales := buf[:0]
+	if len(limits) > 0 {
+		var err error
+		if scales, _, err = m.scalesOf(scales, limits); err != nil {
+			return Usage{}, err
+		}
+	}
 	id := m.seeds.identify(key)
 	shard := &m.shards[m.shardOf(&id)]
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
+	now := m.now()
+	if b := shard.wide[key]; b != nil {
+		return usageOf(SourceMemory, b.At(now, scales), limits, 0), nil
+	}
+	var state bucket.State
 	if t := shard.table.Load(); t != nil {
 		if s := t.find(&id); s != nil {
-			t.kill(s)
+			full := s.full.Load()
+			state = *m.widen(lastState{s.limit(), s.tick(), full}) // The tick is read after full, so it is no older.
+		}
+	}
+	return usageOf(SourceMemory, state.At(now, scales), limits, 0), nil
+}
+
+// Reset implements [Store].
+func (m *MemoryStore) Reset(_ context.Context, key string) (found bool, err error) {
+	id := m.seeds.identify(key)
+	shard := &m.shards[m.shardOf(&id)]
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	now := m.now()
+	if t := shard.table.Load(); t != nil {
+		if s := t.find(&id); s != nil {
+			found = !m.isFull(s, t.kill(s).full, now)
 			m.keys.Add(-1)
 		}
 	}
-	if _, ok := shard.wide[key]; ok {
+	if b, ok := shard.wide[key]; ok {
+		found = found || !b.Full(now)
 		delete(shard.wide, key)
 		m.keys.Add(-1)
 	}
-	return nil
+	return found, nil
 }
 
 // Len returns how many keys the store holds. Some of them may be full again.
 func (m *MemoryStore) Len() int { return int(m.keys.Load()) }
 
-// describeSlot describes what a change did to a slot.
-func (r *Result) describeSlot(c *bucket.Change, allowed bool, l *internedLimit, deficit int64) {
+// describeSlot describes what a change at the tick at did to a slot.
+func (r *Result) describeSlot(c *bucket.Change, allowed bool, l *internedLimit, deficit, at int64) {
 	r.Source = SourceMemory
-	if c.Adjust {
-		look := bucket.Change{}
-		_, allowed = look.Of(&l.scale, deficit)
-		c = &look
+	if allowed && c.N > 0 && c.Back == nil {
+		r.Receipt.sign(SourceMemory, at, c.MaxWait > 0)
+		r.Receipt.words[0] |= uint64(deficit) | 1<<limitsShift
+	}
+	if c.Back != nil || c.Debt {
+		c = &bucket.Change{} // the look afterwards
+		_, allowed = c.Of(0, &l.scale, deficit, at)
 	}
 	r.describe(c, allowed, &l.Limit, &l.scale, deficit, 0)
 }
@@ -151,11 +189,8 @@ func (m *MemoryStore) apply(r *Result, key string, c *bucket.Change, limits []Li
 		now := m.now()
 		if t := m.tables[m.shardOf(&id)].Load(); t != nil {
 			if s := t.find(&id); s != nil {
-				if l := m.limits.at(s.limit()); l.is(&limits[0]) {
-					if deficit, allowed, ok := s.apply(m, l, c, now); ok {
-						r.describeSlot(c, allowed, l, deficit)
-						return nil
-					}
+				if l := m.limits.at(s.limit()); l.is(&limits[0]) && s.apply(m, r, l, c, now) {
+					return nil
 				}
 			}
 		}
@@ -163,20 +198,26 @@ func (m *MemoryStore) apply(r *Result, key string, c *bucket.Change, limits []Li
 	return m.applyLocked(r, &id, key, c, limits)
 }
 
-func (m *MemoryStore) applyLocked(r *Result, id *slotKey, key string, c *bucket.Change, limits []Limit) error {
-	var room [4]bucket.Scale
-	var single *internedLimit
-	scales, err := room[:1], error(nil)
+// scalesOf appends limits in units, and returns a single one interned, nil if there are too many.
+func (m *MemoryStore) scalesOf(scales []bucket.Scale, limits []Limit) ([]bucket.Scale, *internedLimit, error) {
 	if len(limits) == 1 {
-		single, err = m.limits.intern(limits[0])
+		single, err := m.limits.intern(limits[0])
+		if err != nil {
+			return nil, nil, argumentError(err)
+		}
+		if single != nil {
+			return append(scales, single.scale), single, nil
+		}
 	}
-	if single != nil {
-		scales[0] = single.scale
-	} else if err == nil {
-		scales, err = appendScales(room[:0], limits)
-	}
+	scales, err := appendScales(scales, limits)
+	return scales, nil, err
+}
+
+func (m *MemoryStore) applyLocked(r *Result, id *slotKey, key string, c *bucket.Change, limits []Limit) error {
+	var buf [4]bucket.Scale
+	scales, single, err := m.scalesOf(buf[:0], limits)
 	if err != nil {
-		return argumentError(err)
+		return err
 	}
 	shard := &m.shards[m.shardOf(id)]
 	shard.mu.Lock()
@@ -189,23 +230,29 @@ func (m *MemoryStore) applyLocked(r *Result, id *slotKey, key string, c *bucket.
 		s = t.find(id)
 	}
 	b := shard.wide[key]
-	known := s != nil || b != nil
-	if !known && !m.reserve(shard, now) {
+	switch {
+	case s != nil || b != nil:
+	case c.Back != nil:
+		// The key's bucket is full. But an overflow bucket took for it, if it is the one that the receipt is of.
+		if c.Back.Shared {
+			*r = shard.applyShared(now, *c, limits, scales)
+		} else {
+			*r, _ = applyState(&bucket.State{}, SourceMemory, now, c, limits, scales)
+		}
+		return nil
+	case !m.reserve(shard, now):
 		*r = shard.applyShared(now, *c, limits, scales)
 		return nil
 	}
 	if b == nil && single != nil && now <= single.horizon {
 		if s == nil {
-			if deficit, allowed := c.Of(&single.scale, 0); allowed || c.Ban == nil {
+			if deficit, allowed := c.Of(0, &single.scale, 0, now); allowed || c.Ban == nil {
 				shard.insert(m, id, now, deficit, single)
-				r.describeSlot(c, allowed, single, deficit)
+				r.describeSlot(c, allowed, single, deficit, now)
 				return nil
 			}
-		} else if s.limit() == single.id {
-			if deficit, allowed, ok := s.apply(m, single, c, now); ok {
-				r.describeSlot(c, allowed, single, deficit)
-				return nil
-			}
+		} else if s.limit() == single.id && s.apply(m, r, single, c, now) {
+			return nil
 		}
 	}
 	if s != nil {
@@ -214,13 +261,12 @@ func (m *MemoryStore) applyLocked(r *Result, id *slotKey, key string, c *bucket.
 		shard.addWide(key, b)
 	}
 	if b != nil {
-		o, _ := b.Apply(now, c, scales)
-		*r = resultOf(c, SourceMemory, limits, scales, o)
+		*r, _ = applyState(b, SourceMemory, now, c, limits, scales)
 		return nil
 	}
 	b = &bucket.State{}
-	o, changed := b.Apply(now, c, scales)
-	*r = resultOf(c, SourceMemory, limits, scales, o)
+	var changed bool
+	*r, changed = applyState(b, SourceMemory, now, c, limits, scales)
 	if !changed || b.Full(now) {
 		m.keys.Add(-1)
 		return nil
@@ -228,6 +274,12 @@ func (m *MemoryStore) applyLocked(r *Result, id *slotKey, key string, c *bucket.
 	shard.evict(m, now, evictPerInsert)
 	shard.addWide(key, b)
 	return nil
+}
+
+// applyState makes a change to a state, and describes it.
+func applyState(b *bucket.State, source Source, now int64, c *bucket.Change, limits []Limit, scales []bucket.Scale) (Result, bool) {
+	o, changed := b.Apply(now, c, scales)
+	return resultOf(c, source, limits, scales, &o), changed
 }
 
 // widen makes of what was in a slot a state that can have several limits, another limit or a ban.
@@ -295,8 +347,8 @@ func (shard *memoryShard) applyShared(now int64, c bucket.Change, limits []Limit
 		shard.shared[text] = b
 	}
 	c.Ban = nil // It would shut out everybody who shares the bucket.
-	o, _ := b.Apply(now, &c, scales)
-	return resultOf(&c, SourceOverflow, limits, scales, o)
+	r, _ := applyState(b, SourceOverflow, now, &c, limits, scales)
+	return r
 }
 
 const (

@@ -51,10 +51,13 @@ func (s *slot) tick() int64 { return tickOf(s.meta.Load()) }
 // tickOf keeps the sign: in a synctest bubble it is long before the base of a store made outside.
 func tickOf(meta uint64) int64 { return int64(meta) >> limitBits }
 
-// apply changes the bucket at the tick now, which was read before the slot was, and is not ok where a slot cannot:
-// it is dead, time is too far for the word, or a refusal has to be counted.
-func (s *slot) apply(m *MemoryStore, l *internedLimit, c *bucket.Change, now int64) (deficit int64, allowed, ok bool) {
-	room, cost := c.Units(&l.scale)
+// apply changes the bucket at the tick now, which was read before the slot was, and writes what came of it to r. It is
+// not ok where a slot cannot: it is dead, time is too far for the word, or a refusal has to be counted.
+func (s *slot) apply(m *MemoryStore, r *Result, l *internedLimit, c *bucket.Change, now int64) (ok bool) {
+	if c.Back != nil {
+		return s.giveBack(m, r, l, c, now)
+	}
+	ceiling, cost := c.Units(&l.scale)
 	for {
 		full := s.full.Load()
 		meta := s.meta.Load() // After full, so its tick is no older.
@@ -66,24 +69,55 @@ func (s *slot) apply(m *MemoryStore, l *internedLimit, c *bucket.Change, now int
 			continue
 		}
 		if full == dead || now > l.horizon {
-			return 0, false, false
+			return false
 		}
 		start := l.scale.RefillIn(now)
 		before := max(0, full-start)
-		if before > room {
-			return before, false, c.Ban == nil // A refusal writes nothing.
+		if before > ceiling {
+			if c.Ban != nil {
+				return false
+			}
+			r.describeSlot(c, false, l, before, now) // A refusal writes nothing.
+			return true
 		}
-		deficit = bucket.Charged(before, cost)
-		if deficit == before {
-			return deficit, true, true
-		}
-		if tickOf(meta) < now && !s.meta.CompareAndSwap(meta, metaOf(now, l.id)) {
+		deficit := bucket.Charged(before, cost)
+		if deficit != before && !s.swap(full, start+deficit, meta, l, now) {
 			continue
 		}
-		if s.full.CompareAndSwap(full, start+deficit) {
-			return deficit, true, true
-		}
+		r.describeSlot(c, true, l, deficit, now)
+		return true
 	}
+}
+
+// giveBack is apply for what is worth less the later it comes.
+func (s *slot) giveBack(m *MemoryStore, r *Result, l *internedLimit, c *bucket.Change, now int64) (ok bool) {
+	for {
+		full := s.full.Load()
+		meta := s.meta.Load()
+		if last := tickOf(meta); last > now {
+			now = max(m.now(), last)
+			continue
+		}
+		if full == dead || now > l.horizon {
+			return false
+		}
+		start := l.scale.RefillIn(now)
+		before := max(0, full-start)
+		deficit, _ := c.Of(0, &l.scale, before, now)
+		if deficit != before && !s.swap(full, start+deficit, meta, l, now) {
+			continue
+		}
+		r.describeSlot(c, true, l, deficit, now)
+		return true
+	}
+}
+
+// swap writes a new instant of fullness, unless another take was first.
+func (s *slot) swap(full, next int64, meta uint64, l *internedLimit, now int64) bool {
+	if tickOf(meta) < now && !s.meta.CompareAndSwap(meta, metaOf(now, l.id)) {
+		return false
+	}
+	return s.full.CompareAndSwap(full, next)
 }
 
 // slotKey is a key as slots hold it: up to 15 bytes as they are, longer ones as 120 bits of two hashes with

@@ -19,7 +19,7 @@ func TestMemoryStoreHeldUp(t *testing.T) {
 		limits := []Limit{{10, PerSecond(10)}}
 		read := m.now()
 		for _, n := range []int{10, 1} {
-			r, err := m.Take(t.Context(), "key", n, limits)
+			r, err := m.Take(t.Context(), "key", Take{N: n, Limits: limits})
 			require.NoError(t, err)
 			require.True(t, r.Allowed)
 			time.Sleep(100 * time.Millisecond)
@@ -27,26 +27,27 @@ func TestMemoryStoreHeldUp(t *testing.T) {
 		time.Sleep(time.Second)
 		id := m.seeds.identify("key")
 		held := m.tables[m.shardOf(&id)].Load().find(&id)
-		_, allowed, ok := held.apply(m, m.limits.at(held.limit()), &bucket.Change{N: 10}, read)
-		require.True(t, ok)
-		require.True(t, allowed, "the bucket is full by now")
+		var r Result
+		require.True(t, held.apply(m, &r, m.limits.at(held.limit()), &bucket.Change{N: 10}, read))
+		require.True(t, r.Allowed, "the bucket is full by now")
 	})
 }
 
-// Who has found a slot just before it dies must look again.
+// A take that has found a slot just before it dies looks again.
 func TestMemoryStoreDeadSlot(t *testing.T) {
 	m := NewMemoryStore()
 	limit := Limit{10, PerSecond(10)}
-	_, err := m.Take(context.Background(), "key", 1, []Limit{limit})
+	_, err := m.Take(context.Background(), "key", Take{N: 1, Limits: []Limit{limit}})
 	require.NoError(t, err)
 	id := m.seeds.identify("key")
 	held := m.tables[m.shardOf(&id)].Load().find(&id)
 	require.NotNil(t, held)
-	require.NoError(t, m.Reset(context.Background(), "key"))
+	_, err = m.Reset(context.Background(), "key")
+	require.NoError(t, err)
 
 	answers := make(chan bool)
 	go func() {
-		_, _, ok := held.apply(m, m.limits.at(held.limit()), &bucket.Change{N: 1}, m.now())
+		ok := held.apply(m, new(Result), m.limits.at(held.limit()), &bucket.Change{N: 1}, m.now())
 		answers <- ok
 	}()
 	select {

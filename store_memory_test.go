@@ -204,7 +204,7 @@ func TestMemoryKeepsNoFullBuckets(t *testing.T) {
 		mustTake(t, store, key, 0, perHour, perHour)
 		mustTake(t, store, key, 6, perHour, perHour)
 		for _, limits := range [][]ratelimit.Limit{{perHour}, {perHour, perHour}} {
-			if _, err := store.Adjust(ctx, key, 3, limits); err != nil {
+			if _, err := store.Adjust(ctx, key, ratelimit.Adjustment{N: 3, Limits: limits}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -218,7 +218,7 @@ func TestMemoryKeepsNoFullBuckets(t *testing.T) {
 		t.Errorf("%d keys, want 2", n)
 	}
 	for _, key := range []string{"key", "wide"} {
-		if err := store.Reset(ctx, key); err != nil {
+		if _, err := store.Reset(ctx, key); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -276,7 +276,7 @@ func TestMemoryHammered(t *testing.T) {
 	for g := range goroutines {
 		taking.Go(func() {
 			for time.Since(start) < 300*time.Millisecond {
-				r, err := store.Take(ctx, fmt.Sprint(g%keys), 1, []ratelimit.Limit{limit})
+				r, err := store.Take(ctx, fmt.Sprint(g%keys), ratelimit.Take{N: 1, Limits: []ratelimit.Limit{limit}})
 				if err != nil {
 					t.Error(err)
 					return
@@ -321,13 +321,13 @@ func TestMemoryGrowsWhileInUse(t *testing.T) {
 					if random.IntN(20) == 0 {
 						limits = wide // the key moves from its slot to where it can be any
 					}
-					r, err := store.Take(ctx, fmt.Sprint("counted", k), 1, limits)
+					r, err := store.Take(ctx, fmt.Sprint("counted", k), ratelimit.Take{N: 1, Limits: limits})
 					if r.Allowed {
 						admitted[k].Add(1)
 					}
-					_, floodErr := store.Take(ctx, fmt.Sprint("flood", g, i), 1, wide[:1])
+					_, floodErr := store.Take(ctx, fmt.Sprint("flood", g, i), ratelimit.Take{N: 1, Limits: wide[:1]})
 					if random.IntN(10) == 0 {
-						_ = store.Reset(ctx, fmt.Sprint("flood", g, random.IntN(i+1)))
+						_, _ = store.Reset(ctx, fmt.Sprint("flood", g, random.IntN(i+1)))
 					}
 					if err := errors.Join(err, floodErr); err != nil {
 						t.Error(err)

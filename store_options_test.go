@@ -42,10 +42,14 @@ func TestRedisTakesWithOptionsAsMemoryDoes(t *testing.T) {
 	if testing.Short() {
 		steps = 600
 	}
-	banned, waited, now := 0, 0, int64(0)
+	banned, waited, gaveBack, now := 0, 0, 0, int64(0)
 	for trace := range 20 {
 		key := fmt.Sprintf("trace-%d", trace)
 		model := &bucket.State{}
+		var receipts []*struct {
+			Receipt
+			limits []Limit
+		}
 		for step := range steps / 20 {
 			gap := time.Duration(random.ExpFloat64() * float64([]time.Duration{time.Microsecond, time.Millisecond, 300 * time.Millisecond, 10 * time.Second}[random.IntN(4)])).Truncate(time.Microsecond)
 			server.Clock().Advance(gap)
@@ -57,29 +61,65 @@ func TestRedisTakesWithOptionsAsMemoryDoes(t *testing.T) {
 			}
 			scales, err := appendScales(nil, asked)
 			require.NoError(t, err)
-			options := TakeOptions{MaxWait: waits[random.IntN(len(waits))], Ban: bans[random.IntN(len(bans))]}
-			n := random.IntN(4)
+			take := Take{N: random.IntN(4), Limits: asked, MaxWait: waits[random.IntN(len(waits))], Ban: bans[random.IntN(len(bans))]}
 
 			var got Result
-			c := bucket.Change{N: int64(n - 2), Adjust: true}
-			switch random.IntN(12) {
-			case 0:
-				got, err = store.Adjust(context.Background(), key, n-2, asked)
-			case 1:
+			var c bucket.Change
+			switch op := random.IntN(14); {
+			case op == 0:
+				c = bucket.Change{N: int64(take.N), Debt: true}
+				got, err = store.Adjust(context.Background(), key, Adjustment{N: -take.N, Limits: asked})
+			case op == 1:
+				_, looked := model.Apply(now, &bucket.Change{}, scales)
+				require.False(t, looked)
+				full := model.Full(now)
 				model = &bucket.State{}
-				require.NoError(t, store.Reset(context.Background(), key))
+				found, err := store.Reset(context.Background(), key)
+				require.NoError(t, err)
+				require.Equal(t, !full, found)
 				server.Clock().Advance(time.Millisecond)
 				now += 1000
 				continue
-			default:
-				c, err = options.change(n)
+			case op == 2:
+				usage, err := store.Look(context.Background(), key, asked)
 				require.NoError(t, err)
-				got, err = store.TakeWith(context.Background(), key, n, asked, options)
+				require.Equal(t, usageOf(SourceRedis, model.At(now, scales), asked, 0), usage)
+				continue
+			case op <= 4 && len(receipts) > 0:
+				back := receipts[max(0, len(receipts)-1-random.IntN(5))]
+				change := Adjustment{N: 1 + random.IntN(4), Limits: back.limits, Receipt: back.Receipt, Leave: random.IntN(3) == 0}
+				c, err = change.change(SourceRedis)
+				require.NoError(t, err)
+				c.Back.At -= start.UnixMicro()
+				asked = back.limits
+				scales, err = appendScales(nil, asked)
+				require.NoError(t, err)
+				got, err = store.Adjust(context.Background(), key, change)
+				back.Receipt = got.Receipt
+				gaveBack++
+			default:
+				c, err = take.change()
+				require.NoError(t, err)
+				got, err = store.Take(context.Background(), key, take)
+				if got.Receipt.took() {
+					receipts = append(receipts, &struct {
+						Receipt
+						limits []Limit
+					}{got.Receipt, asked})
+				}
 			}
 			require.NoError(t, err)
 			o, _ := model.Apply(now, &c, scales)
-			want := resultOf(&c, SourceRedis, asked, scales, o)
-			where := fmt.Sprintf("seed %d, trace %d, step %d at %dµs: %+v of %v with %+v", seed, trace, step, now, c, asked, options)
+			want := resultOf(&c, SourceRedis, asked, scales, &o)
+			where := fmt.Sprintf("seed %d, trace %d, step %d at %dµs: %+v of %v", seed, trace, step, now, c, asked)
+			if c.Back == nil {
+				require.Equal(t, want.Receipt.deficits(), got.Receipt.deficits(), where)
+				require.Equal(t, want.Receipt.took(), got.Receipt.took(), where)
+				if want.Receipt.took() {
+					require.Equal(t, start.UnixMicro()+want.Receipt.at, got.Receipt.at, where)
+				}
+			}
+			want.Receipt, got.Receipt = Receipt{}, Receipt{}
 			require.Equal(t, want, got, where)
 			if got.Banned {
 				banned++
@@ -94,9 +134,10 @@ func TestRedisTakesWithOptionsAsMemoryDoes(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d steps, of which %d found a ban and %d had to wait", steps, banned, waited)
+	t.Logf("%d steps, of which %d found a ban, %d had to wait and %d gave back", steps, banned, waited, gaveBack)
 	require.NotZero(t, banned)
 	require.NotZero(t, waited)
+	require.NotZero(t, gaveBack)
 }
 
 // modelText is the state that Redis should hold.
@@ -120,8 +161,8 @@ func withoutFull(state string) string {
 	return body + " ban " + ban
 }
 
-// eachOptionStore runs a test on the stores that can take with options. advance moves their clock.
-func eachOptionStore(t *testing.T, test func(t *testing.T, store OptionStore, advance func(time.Duration))) {
+// eachStore runs a test on memory and on Redis. advance moves their clock.
+func eachStore(t *testing.T, test func(t *testing.T, store Store, advance func(time.Duration))) {
 	t.Run("memory", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) { test(t, NewMemoryStore(), time.Sleep) })
 	})
@@ -135,11 +176,11 @@ func eachOptionStore(t *testing.T, test func(t *testing.T, store OptionStore, ad
 }
 
 func TestBanGrowsAndIsForgiven(t *testing.T) {
-	eachOptionStore(t, func(t *testing.T, store OptionStore, advance func(time.Duration)) {
+	eachStore(t, func(t *testing.T, store Store, advance func(time.Duration)) {
 		limits := []Limit{{1, Every(time.Hour)}}
-		options := TakeOptions{Ban: Ban{After: 3, Within: time.Minute, For: 10 * time.Second, Max: 35 * time.Second}}
+		options := Take{Ban: Ban{After: 3, Within: time.Minute, For: 10 * time.Second, Max: 35 * time.Second}}
 		take := func() Result {
-			r, err := store.TakeWith(context.Background(), "key", 1, limits, options)
+			r, err := store.Take(context.Background(), "key", Take{N: 1, Limits: limits, MaxWait: options.MaxWait, Ban: options.Ban})
 			require.NoError(t, err)
 			return r
 		}
@@ -148,7 +189,7 @@ func TestBanGrowsAndIsForgiven(t *testing.T) {
 		require.False(t, take().Banned, "the second refusal")
 		for i, length := range []time.Duration{10 * time.Second, 20 * time.Second, 35 * time.Second, 35 * time.Second} {
 			require.True(t, take().Banned, "refusal that starts ban %d", i)
-			look, err := store.TakeWith(context.Background(), "key", 0, []Limit{{1, PerSecond(1)}}, options)
+			look, err := store.Take(context.Background(), "key", Take{Limits: []Limit{{1, PerSecond(1)}}, MaxWait: options.MaxWait, Ban: options.Ban})
 			require.NoError(t, err)
 			require.True(t, look.Banned, "a look sees the ban, whatever is in the bucket")
 			require.Equal(t, length, look.RetryAfter, "ban %d", i)
@@ -164,11 +205,12 @@ func TestBanGrowsAndIsForgiven(t *testing.T) {
 			require.False(t, take().Banned)
 		}
 		require.True(t, take().Banned)
-		look, err := store.TakeWith(context.Background(), "key", 0, []Limit{{1, PerSecond(1)}}, options)
+		look, err := store.Take(context.Background(), "key", Take{Limits: []Limit{{1, PerSecond(1)}}, MaxWait: options.MaxWait, Ban: options.Ban})
 		require.NoError(t, err)
 		require.Equal(t, 10*time.Second, look.RetryAfter, "forgiven")
 
-		require.NoError(t, store.Reset(context.Background(), "key"))
+		_, err = store.Reset(context.Background(), "key")
+		require.NoError(t, err)
 		advance(time.Millisecond) // Redis forgets a millisecond later.
 		require.True(t, take().Allowed, "Reset lifts a ban")
 	})
@@ -176,10 +218,10 @@ func TestBanGrowsAndIsForgiven(t *testing.T) {
 
 // At another rate, the debt that a ban is would be another time.
 func TestBanUnderOtherOptions(t *testing.T) {
-	eachOptionStore(t, func(t *testing.T, store OptionStore, advance func(time.Duration)) {
+	eachStore(t, func(t *testing.T, store Store, advance func(time.Duration)) {
 		limits := []Limit{{1, Every(time.Hour)}}
 		take := func(ban Ban) Result {
-			r, err := store.TakeWith(context.Background(), "key", 1, limits, TakeOptions{Ban: ban})
+			r, err := store.Take(context.Background(), "key", Take{N: 1, Limits: limits, Ban: ban})
 			require.NoError(t, err)
 			return r
 		}
@@ -199,11 +241,11 @@ func TestBanUnderOtherOptions(t *testing.T) {
 }
 
 func TestRefusalsNowAndThenAreNoReasonForABan(t *testing.T) {
-	eachOptionStore(t, func(t *testing.T, store OptionStore, advance func(time.Duration)) {
-		options := TakeOptions{Ban: Ban{After: 5, Within: time.Minute, For: time.Hour}}
+	eachStore(t, func(t *testing.T, store Store, advance func(time.Duration)) {
+		options := Take{Ban: Ban{After: 5, Within: time.Minute, For: time.Hour}}
 		for range 100 { // Four refusals a minute, spread in the worst way.
 			for range 4 {
-				r, err := store.TakeWith(context.Background(), "key", 2, []Limit{{1, PerSecond(1)}}, options)
+				r, err := store.Take(context.Background(), "key", Take{N: 2, Limits: []Limit{{1, PerSecond(1)}}, MaxWait: options.MaxWait, Ban: options.Ban})
 				require.NoError(t, err)
 				require.False(t, r.Allowed)
 				require.False(t, r.Banned)
@@ -214,38 +256,38 @@ func TestRefusalsNowAndThenAreNoReasonForABan(t *testing.T) {
 }
 
 func TestTakesThatWaitQueueUp(t *testing.T) {
-	eachOptionStore(t, func(t *testing.T, store OptionStore, advance func(time.Duration)) {
+	eachStore(t, func(t *testing.T, store Store, advance func(time.Duration)) {
 		limits := []Limit{{2, PerSecond(10)}}
-		options := TakeOptions{MaxWait: 300 * time.Millisecond}
+		options := Take{MaxWait: 300 * time.Millisecond}
 		for i, want := range []int{0, 0, 100, 200, 300} {
-			r, err := store.TakeWith(context.Background(), "key", 1, limits, options)
+			r, err := store.Take(context.Background(), "key", Take{N: 1, Limits: limits, MaxWait: options.MaxWait, Ban: options.Ban})
 			require.NoError(t, err)
 			require.True(t, r.Allowed, "take %d", i)
 			require.Equal(t, int64(want), r.Wait.Milliseconds(), "take %d", i)
 		}
-		r, err := store.TakeWith(context.Background(), "key", 1, limits, options)
+		r, err := store.Take(context.Background(), "key", Take{N: 1, Limits: limits, MaxWait: options.MaxWait, Ban: options.Ban})
 		require.NoError(t, err)
 		require.False(t, r.Allowed, "the queue is full")
 		require.Equal(t, 100*time.Millisecond, r.RetryAfter)
-		r, err = store.Take(context.Background(), "key", 1, limits)
+		r, err = store.Take(context.Background(), "key", Take{N: 1, Limits: limits})
 		require.NoError(t, err)
-		require.False(t, r.Allowed, "who does not wait does not overtake")
+		require.False(t, r.Allowed, "a take that does not wait does not overtake")
 		require.Equal(t, 400*time.Millisecond, r.RetryAfter)
 
 		advance(99_999 * time.Microsecond)
-		r, err = store.TakeWith(context.Background(), "key", 1, limits, options)
+		r, err = store.Take(context.Background(), "key", Take{N: 1, Limits: limits, MaxWait: options.MaxWait, Ban: options.Ban})
 		require.NoError(t, err)
 		require.False(t, r.Allowed)
 		advance(time.Microsecond)
-		r, err = store.TakeWith(context.Background(), "key", 1, limits, options)
+		r, err = store.Take(context.Background(), "key", Take{N: 1, Limits: limits, MaxWait: options.MaxWait, Ban: options.Ban})
 		require.NoError(t, err)
 		require.True(t, r.Allowed)
 		require.Equal(t, 300*time.Millisecond, r.Wait)
 	})
 }
 
-func TestWrongTakeOptions(t *testing.T) {
-	for _, options := range []TakeOptions{
+func TestWrongTakes(t *testing.T) {
+	for _, options := range []Take{
 		{MaxWait: -1},
 		{Ban: Ban{After: 0, Within: time.Minute, For: time.Minute}},
 		{Ban: Ban{After: 1, Within: 0, For: time.Minute}},
@@ -253,7 +295,7 @@ func TestWrongTakeOptions(t *testing.T) {
 		{Ban: Ban{After: 1, Within: time.Minute, For: time.Minute, Max: time.Second}},
 		{Ban: Ban{After: 1, Within: time.Minute, For: time.Minute, Max: 11 * 365 * 24 * time.Hour}},
 	} {
-		_, err := NewMemoryStore().TakeWith(context.Background(), "key", 1, []Limit{{1, PerSecond(1)}}, options)
+		_, err := NewMemoryStore().Take(context.Background(), "key", Take{N: 1, Limits: []Limit{{1, PerSecond(1)}}, MaxWait: options.MaxWait, Ban: options.Ban})
 		require.ErrorIs(t, err, ErrArgument, "%+v", options)
 		if options.Ban != (Ban{}) {
 			require.Error(t, options.Ban.Validate(), "%+v", options)

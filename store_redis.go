@@ -157,51 +157,62 @@ func withBudget(client redis.UniversalClient, budget time.Duration) (redis.Unive
 }
 
 // Take implements [Store].
-func (s *RedisStore) Take(ctx context.Context, key string, n int, limits []Limit) (Result, error) {
-	return s.TakeWith(ctx, key, n, limits, TakeOptions{})
-}
-
-// TakeWith implements [OptionStore].
-func (s *RedisStore) TakeWith(ctx context.Context, key string, n int, limits []Limit, options TakeOptions) (Result, error) {
-	c, err := options.change(n)
+func (s *RedisStore) Take(ctx context.Context, key string, take Take) (Result, error) {
+	c, err := take.change()
 	if err != nil {
 		return Result{}, err
 	}
-	if r, ok := s.denied.find(key, c, options, limits); ok {
+	if r, ok := s.denied.find(key, &take, &c); ok {
 		return r, nil
 	}
-	sent := time.Now()
-	scales, o, err := s.change(ctx, key, &c, limits)
+	changes, sent := s.denied.changes(key), time.Now()
+	scales, o, err := s.change(ctx, key, &c, take.Limits)
 	if err != nil {
 		return Result{}, err
 	}
-	r := resultOf(&c, SourceRedis, limits, scales, o)
+	r := resultOf(&c, SourceRedis, take.Limits, scales, &o)
 	if !o.Allowed {
 		lasts := r.RetryAfter
 		if c.Ban != nil {
 			lasts = ticksToDuration(o.Banned) // After the ban, refusals count, and must reach Redis.
 		}
-		s.denied.add(key, &denial{change: c, options: options, limits: limits, scales: scales, outcome: o}, sent, lasts)
+		s.denied.add(key, &denial{take: take, scales: scales, outcome: o, changes: changes}, sent, lasts)
 	}
 	return r, nil
 }
 
 // Adjust implements [Store].
-func (s *RedisStore) Adjust(ctx context.Context, key string, n int, limits []Limit) (Result, error) {
-	c := bucket.Change{N: int64(n), Adjust: true}
-	scales, o, err := s.change(ctx, key, &c, limits)
+func (s *RedisStore) Adjust(ctx context.Context, key string, change Adjustment) (Result, error) {
+	c, err := change.change(SourceRedis)
+	if err != nil {
+		return Result{}, err
+	}
+	scales, o, err := s.change(ctx, key, &c, change.Limits)
 	if err != nil {
 		return Result{}, err
 	}
 	s.denied.forget(key)
-	return resultOf(&c, SourceRedis, limits, scales, o), nil
+	r := resultOf(&c, SourceRedis, change.Limits, scales, &o)
+	if change.Receipt.took() {
+		r.Receipt = change.Receipt.after(&c, scales)
+	}
+	return r, nil
+}
+
+// Look implements [Store].
+func (s *RedisStore) Look(ctx context.Context, key string, limits []Limit) (Usage, error) {
+	state, late, err := s.look(ctx, key, limits)
+	if err != nil {
+		return Usage{}, err
+	}
+	return usageOf(SourceRedis, state, limits, late), nil
 }
 
 // Reset implements [Store].
-func (s *RedisStore) Reset(ctx context.Context, key string) error {
-	_, err := s.run(ctx, 2, key, nil)
+func (s *RedisStore) Reset(ctx context.Context, key string) (found bool, err error) {
+	reply, err := s.run(ctx, 3, key, []any{"reset"})
 	s.denied.forget(key)
-	return err
+	return err == nil && reply[1] == 1, err
 }
 
 // change has the script make a change.
@@ -210,7 +221,7 @@ func (s *RedisStore) change(ctx context.Context, key string, c *bucket.Change, l
 	if err != nil {
 		return nil, bucket.Outcome{}, err
 	}
-	numbers := 2 + len(l.scales)
+	numbers := 3 + len(l.scales)
 	if c.Ban != nil {
 		numbers++
 	}
@@ -218,14 +229,46 @@ func (s *RedisStore) change(ctx context.Context, key string, c *bucket.Change, l
 	if err != nil {
 		return nil, bucket.Outcome{}, err
 	}
-	o := bucket.Outcome{Allowed: reply[0] == 1, Late: reply[1], Deficits: reply[2 : 2+len(l.scales)]}
+	o := bucket.Outcome{Allowed: reply[1] == 1, At: reply[0] + reply[2], Late: reply[2], Deficits: reply[3 : 3+len(l.scales)]}
 	if c.Ban != nil {
 		o.Banned = reply[numbers-1]
 	}
 	return l.scales, o, nil
 }
 
-// run sends the script within the budget, and returns its reply of so many numbers.
+// look has the script say what a key holds.
+func (s *RedisStore) look(ctx context.Context, key string, limits []Limit) (state bucket.State, late int64, err error) {
+	args := make([]any, 0, len(limits)+1)
+	if len(limits) > 0 {
+		l, err := s.limits.of(limits, newScriptLimits)
+		if err != nil {
+			return state, 0, err
+		}
+		for _, fixed := range l.fixed {
+			args = append(args, fixed.text)
+		}
+	}
+	reply, err := s.run(ctx, 0, key, append(args, "look"))
+	if err != nil {
+		return state, 0, err
+	}
+	if n := len(reply); n < 4 || n%4 != 0 || (reply[3] != int64(n/4-1) && reply[3] != int64(n/4-3)) {
+		return state, 0, fmt.Errorf("ratelimit: redis: reply %v to a look", reply)
+	}
+	levels := make([]bucket.Level, 0, len(reply)/4)
+	for i := 4; i < len(reply); i += 4 {
+		levels = append(levels, bucket.Level{
+			Scale: bucket.Scale{Capacity: reply[i], Token: reply[i+1], PerTick: reply[i+2]}, Deficit: reply[i+3],
+		})
+	}
+	state = bucket.State{Last: reply[0] + reply[2], Levels: levels[:reply[3]]}
+	if bans := levels[reply[3]:]; len(bans) == 2 {
+		state.Ban = &bucket.Bans{Strikes: bans[0], Memory: bans[1]}
+	}
+	return state, reply[2], nil
+}
+
+// run sends the script within the budget, and returns its reply of so many numbers, or of any many for 0.
 func (s *RedisStore) run(ctx context.Context, numbers int, key string, args []any) ([]int64, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.budget)
 	defer cancel()
@@ -239,13 +282,15 @@ func (s *RedisStore) run(ctx context.Context, numbers int, key string, args []an
 		reply, err = s.send(ctx, key, args)
 	}
 	s.reloader.failed(err)
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, fmt.Errorf("ratelimit: redis: %w", err)
-	case len(reply) == numbers && reply[0] == -1:
+	}
+	if len(reply) == max(2, numbers) && reply[1] == -1 {
 		return nil, fmt.Errorf("ratelimit: redis key %q: %w; delete it, or use another WithKeyPrefix", clip(key), ErrForeignState)
-	case len(reply) != numbers, reply[0] > 1, slices.ContainsFunc(reply, func(n int64) bool { return n < 0 || n > bucket.MaxDeficit }):
-		return nil, fmt.Errorf("ratelimit: redis: reply %v: want %d numbers from 0 to %d, the first at most 1", reply, numbers, int64(bucket.MaxDeficit))
+	}
+	if numbers > 0 && len(reply) != numbers || len(reply) < 3 || reply[1] > 1 ||
+		slices.ContainsFunc(reply, func(n int64) bool { return n < 0 || n > bucket.MaxDeficit }) {
+		return nil, fmt.Errorf("ratelimit: redis: reply %v: want %d numbers from 0 to %d, the second at most 1", reply, numbers, int64(bucket.MaxDeficit))
 	}
 	return reply, nil
 }

@@ -1,20 +1,24 @@
 -- One decision about a key, or the same about each of several, atomic because Redis runs a script alone. The
--- arithmetic is bucket.go's, in doubles, which are exact integers below 2^53. All numbers are integers.
+-- arithmetic is that of package bucket, in doubles, which are exact integers below 2^53. All numbers are integers.
 --
 -- KEYS     the keys. One of several costs half of one alone: the rest is what Redis does to run a script at all.
--- ARGV     for each limit: "capacity token pertick", the limit in tokens, units in a token, and units that come
---          back each microsecond; the largest deficit that admits, -1 for none; the units to add to the deficit,
---          negative to give back; and pertick again. No limits at all resets the keys. Where refusals may start
---          a ban, then: the limits of its buckets of strikes and of memory; the shortest and the longest ban in
---          microseconds; and "ban".
+-- ARGV     a take or a debt, four for each limit: "capacity token pertick", the limit in tokens, units in a token,
+--          and units that come back each microsecond; the largest deficit that admits, -1 for none; the units to add
+--          to the deficit; and pertick again. Where refusals may start a ban, then: the limits of its buckets of
+--          strikes and of memory; the shortest and the longest ban in microseconds; and "ban".
+--          A give-back, four for each limit: the limit; the deficit right after the take; the units to give back; and
+--          pertick. Then the time of the take; "plain", "leave" or "queued"; and "back".
+--          A look: the limits, or none for those that are stored, and "look". A reset: "reset".
 --
--- Reply, for each key: 1 if allowed, 0 if not, or -1 if the key holds something that is not a rate limit;
--- microseconds that the clock is behind the state; each limit's deficit in units; and, if bans were asked for,
--- the microseconds that the key is still shut out.
+-- Reply    the time in microseconds since the epoch, and then for each key: 1 if allowed, 0 if not, or -1 if the key
+--          holds something that is not a rate limit; microseconds that the clock is behind the state; each limit's
+--          deficit in units; and, if bans were asked for, the microseconds that the key is still shut out.
+--          A reset: 1 if there was anything to forget, and 0. A look, of one key: 1; how far the clock is behind; how
+--          many buckets; each bucket's capacity, token, pertick and deficit; and those of the two of a ban, if any.
 --
--- State: "b1 last", then for each bucket " capacity token pertick deficit"; last is in microseconds since the
--- epoch. If there was ever a ban or a strike, " ban" and its two buckets follow. Text, so that GET shows it:
--- struct.pack is a tenth faster. One string: a hash costs a fifth more.
+-- State    "b1 last", then for each bucket " capacity token pertick deficit"; last is in microseconds since the
+--          epoch. If there was ever a ban or a strike, " ban" and its two buckets follow. Text, so that GET shows it:
+--          struct.pack is a tenth faster. One string: a hash costs a fifth more.
 --
 -- Redis itself refuses a write (out of memory, a replica, a full disk) only as the first of a script. So an error
 -- means that nothing was done.
@@ -23,10 +27,11 @@ local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local reply, others
 
--- What nearly all calls are, in a third of the time: one limit, and no bucket yet or one under that limit.
-if #ARGV == 4 then
-  reply = {0, 0, 0} -- room for one key's numbers
-  local limit, room, cost, pertick = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+-- The fast path, which nearly all calls take, in a third of the time of the general one: one limit, and no bucket yet
+-- or one under that limit.
+if #ARGV == 4 and ARGV[4] ~= 'look' then
+  reply = {now, 0, 0, 0} -- space for one key's numbers
+  local limit, ceiling, cost, pertick = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
   local call, pcall, match, format, ceil = redis.call, redis.pcall, string.match, string.format, math.ceil
   -- A state under this limit, of which nothing is special in a pattern, and how a new one begins.
   local mine = '^b1 (%d+) ' .. limit .. ' (%d+)$'
@@ -44,16 +49,16 @@ if #ARGV == 4 then
       if elapsed >= 0 and deficit < 9007199254740992 then
         deficit = deficit - elapsed * pertick
         if deficit < 0 then deficit = 0 end
-        allowed = deficit <= room and 1 or 0
-        -- A refusal writes nothing, nor does a look, or what is given back to a full bucket.
-        if allowed == 1 and (cost > 0 or (cost < 0 and state)) then
+        allowed = deficit <= ceiling and 1 or 0
+        -- A refusal writes nothing, nor does a look.
+        if allowed == 1 and cost > 0 then
           deficit = deficit + cost
-          if deficit < 0 then deficit = 0 elseif deficit > 9007199254740991 then deficit = 9007199254740991 end
+          if deficit > 9007199254740991 then deficit = 9007199254740991 end
           -- The numbers as texts that are at hand or made here: Redis makes them with 17 digits, which takes longer.
           call('SET', key, fresh .. format('%.0f', deficit),
             'PX', format('%.0f', ceil(ceil(deficit / pertick) / 1000) + 2000))
         end
-        reply[3 * i - 2], reply[3 * i - 1], reply[3 * i] = allowed, 0, deficit
+        reply[3 * i - 1], reply[3 * i], reply[3 * i + 1] = allowed, 0, deficit
       end
     end
     if not allowed then
@@ -63,195 +68,253 @@ if #ARGV == 4 then
   end
   if not others then return reply end
 else
-  reply, others = {}, {}
+  reply, others = {now}, {}
   for i = 1, #KEYS do others[i] = i end
 end
 
-local limits, banning = #ARGV, ARGV[#ARGV] == 'ban'
-if banning then limits = limits - 5 end
+-- The general path: whatever is asked for, and whatever is there.
 
--- Makes the decision about a key, whatever is asked for and whatever is there, and returns its part of the reply.
+local MAX_UNITS, MAX_DEFICIT = 4503599627370496, 9007199254740991
+local TOLERANCE = 1000000 -- microseconds that a clock may be behind and still be the same clock
+local SLACK = 2000        -- milliseconds that a key outlives its buckets: TOLERANCE and some more
+
+-- Numbers as floats under any Lua. Under 5.1 all are, and the integers of 5.3 and later would wrap around. What goes
+-- out passes through math.floor, which makes an integer of it there and changes nothing here.
+local function number(text) return tonumber(text) + 0.0 end
+
+local asked, word = #ARGV, ARGV[#ARGV] -- how many arguments are limits, and what is asked for
+local banning, giving, looking, resetting = word == 'ban', word == 'back', word == 'look', word == 'reset'
+if banning then asked = asked - 5 elseif giving then asked = asked - 3 elseif looking or resetting then asked = asked - 1 end
+
+
+local function refill(deficit, pertick, elapsed) return math.max(0, deficit - elapsed * pertick) end
+
+-- ceil(a * b / c) for a < c, by doubling and adding, since the product does not fit 53 bits.
+local function muldivup(a, b, c)
+  local bit = 1.0
+  while bit * 2 <= b do bit = bit * 2 end
+  local q, r = 0.0, 0.0
+  while bit >= 1 do
+    q, r = q * 2, r * 2
+    if r >= c then q, r = q + 1, r - c end
+    if b >= bit then
+      b, r = b - bit, r + a
+      if r >= c then q, r = q + 1, r - c end
+    end
+    bit = bit / 2
+  end
+  if r > 0 then q = q + 1 end
+  return q
+end
+
+-- Puts a deficit into units of another size, as package bucket does.
+local function convert(deficit, from, to)
+  if from == to then return deficit end
+  local part = math.fmod(deficit, from)
+  return math.min((deficit - part) / from * to + muldivup(part, to, from), MAX_DEFICIT)
+end
+
+local function size(bucket) return bucket.capacity * bucket.token end
+
+-- A limit's bucket as it is after so long, taken over from what is stored; Scale.TakeOver says why. Its deficit is by
+-- the limit's capacity, and surplus is by how many tokens the bucket is larger.
+local function taken(stored, limit, elapsed)
+  local capacity, token, pertick = string.match(limit, '^(%d+) (%d+) (%d+)$')
+  local bucket = {capacity = number(capacity), token = number(token), pertick = number(pertick), deficit = 0, surplus = 0}
+  -- Full by its old limit, it is full: it may have expired as such.
+  if not stored or refill(stored.deficit, stored.pertick, elapsed) == 0 then return bucket end
+  local deficit = convert(stored.deficit, stored.token, bucket.token)
+  if stored.capacity > bucket.capacity then
+    if stored.capacity * bucket.token <= MAX_UNITS then
+      bucket.surplus = stored.capacity - bucket.capacity
+    else
+      deficit = math.min(deficit, size(bucket))
+    end
+  end
+  bucket.deficit = math.max(0, refill(deficit, bucket.pertick, elapsed) - bucket.surplus * bucket.token)
+  return bucket
+end
+
+-- The same for a bucket of a ban: other options for it forgive what they would not count.
+local function rescaled(stored, limit, elapsed)
+  local bucket = taken(stored, limit, elapsed)
+  if stored and (stored.capacity ~= bucket.capacity or stored.token ~= bucket.token or stored.pertick ~= bucket.pertick) then
+    bucket.deficit, bucket.surplus = math.min(bucket.deficit, size(bucket)), 0
+  end
+  return bucket
+end
+
+-- A bucket after so long that is not asked for.
+local function untouched(bucket, elapsed)
+  bucket.deficit = refill(bucket.deficit, bucket.pertick, elapsed)
+  return bucket
+end
+
+-- Reads " 1 2 3 4 ..." into buckets, from the given number on. Also returns the first number. Not a state of ours: nil.
+local function parse(text, first)
+  local numbers, buckets = {}, {}
+  for digits in string.gmatch(text, ' (%d+)') do
+    numbers[#numbers + 1] = number(digits)
+    if numbers[#numbers] > MAX_DEFICIT then return nil end
+  end
+  if #numbers % 4 ~= first - 1 then return nil end
+  for i = first, #numbers, 4 do
+    local bucket = {capacity = numbers[i], token = numbers[i + 1], pertick = numbers[i + 2], deficit = numbers[i + 3]}
+    if bucket.capacity == 0 or bucket.token == 0 or bucket.pertick == 0 or size(bucket) > MAX_UNITS then return nil end
+    buckets[#buckets + 1] = bucket
+  end
+  return buckets, numbers[1]
+end
+
+-- Reads what is stored under a key: buckets, those of a ban, and their time. Nothing is no buckets. What does not parse
+-- is not ours: it is never overwritten, and never taken for a full bucket.
+local function read(state)
+  if not state then return {}, {}, now end
+  if string.find(state, '  ', 1, true) or string.sub(state, -1) == ' ' then return nil end
+  local body, ban = string.match(state, '^b1( %d[%d ]*) ban( %d[%d ]*)$')
+  body = body or string.match(state, '^b1( %d[%d ]*)$')
+  if not body then return nil end
+  local buckets, last = parse(body, 2)
+  local bans = parse(ban or '', 1)
+  if not buckets or not bans or #bans % 2 ~= 0 or #bans > 2 then return nil end
+  return buckets, bans, last
+end
+
+local function banned(strikes)
+  return math.ceil(math.max(0, strikes.deficit - size(strikes)) / strikes.pertick)
+end
+
+-- What a give-back is worth in a bucket; package bucket says why.
+local function worth(bucket, deficit, units, at, moment)
+  if at - moment > TOLERANCE then return 0 end
+  local left = refill(deficit, bucket.pertick, math.max(0, moment - at))
+  units = math.min(units, left)
+  if ARGV[asked + 2] == 'leave' then
+    units = units - math.max(0, bucket.deficit - left)
+  elseif ARGV[asked + 2] == 'queued' and bucket.deficit > size(bucket) then
+    return 0
+  end
+  return math.max(0, units)
+end
+
+-- Makes the decision about a key, and returns its part of the reply.
 local function decide(key)
   local state = redis.pcall('GET', key)
   if state and state.err then
     if string.find(state.err, 'WRONGTYPE', 1, true) then return {-1} end
     redis.call('GET', key) -- Fails with what it has failed with.
   end
-  -- What does not parse is not ours: never overwritten, and never taken for a full bucket.
-  local ours = not state or not (string.find(state, '  ', 1, true) or string.sub(state, -1) == ' ')
-
-  -- The numbers of a text, and those from the given one on as buckets.
-  local function parse(text, first)
-    local numbers, buckets = {}, {}
-    for digits in string.gmatch(text or '', ' (%d+)') do
-      numbers[#numbers + 1] = tonumber(digits)
-      ours = ours and numbers[#numbers] < 9007199254740992
-    end
-    ours = ours and #numbers % 4 == first - 1
-    if ours then
-      for i = first, #numbers, 4 do
-        local capacity, token, pertick = numbers[i], numbers[i + 1], numbers[i + 2]
-        ours = ours and capacity > 0 and token > 0 and pertick > 0 and capacity * token <= 4503599627370496
-        buckets[#buckets + 1] = {capacity, token, pertick, numbers[i + 3]}
-      end
-    end
-    return buckets, numbers[1]
-  end
-
-  local last, buckets, bans = now, {}, {}
-  if state then
-    local body, ban = string.match(state, '^b1( %d[%d ]*) ban( %d[%d ]*)$')
-    buckets, last = parse(body or string.match(state, '^b1( %d[%d ]*)$'), 2)
-    bans = parse(ban, 1)
-    if not ours or #bans % 2 ~= 0 or #bans > 2 then
-      return {-1}
-    end
-  end
-
-  if #ARGV == 0 then
-    -- A full bucket that expires at once equals an absent one, and spares the ACL a DEL.
-    if state then redis.call('SET', key, string.format('b1 %.0f', now), 'PX', 1) end
-    return {1, 0}
-  end
+  local buckets, bans, last = read(state)
+  if not buckets then return {-1} end
 
   -- Time that goes backwards mints nothing. A little (clocks of two masters at a failover) is waited out. More
   -- would starve the key until the clock is back, so its time starts again from here, with the deficit kept.
   local elapsed, late, rebased = now - last, 0, false
   if elapsed < 0 then
-    if elapsed >= -1000000 then late = -elapsed else rebased = true end
+    if elapsed >= -TOLERANCE then late = -elapsed else rebased = true end
     elapsed = 0
   end
 
-  local function refill(deficit, pertick) return math.max(0, deficit - elapsed * pertick) end
-
-  -- ceil(a * b / c) for a < c, by doubling and adding, since the product does not fit 53 bits.
-  local function muldivup(a, b, c)
-    local bit = 1
-    while bit * 2 <= b do bit = bit * 2 end
-    local q, r = 0, 0
-    while bit >= 1 do
-      q, r = q * 2, r * 2
-      if r >= c then q, r = q + 1, r - c end
-      if b >= bit then
-        b, r = b - bit, r + a
-        if r >= c then q, r = q + 1, r - c end
-      end
-      bit = bit / 2
-    end
-    if r > 0 then q = q + 1 end
-    return q
-  end
-
-  -- Puts a deficit into units of another size, as bucket.go does.
-  local function convert(deficit, from, to)
-    if from == to then return deficit end
-    local part = math.fmod(deficit, from)
-    return math.min((deficit - part) / from * to + muldivup(part, to, from), 9007199254740991)
-  end
-
-  -- A bucket as it is now, taken over by the limit that is asked for: the limit's numbers, what is missing by it,
-  -- and by how many tokens the bucket is larger; scale.takeOver in bucket.go says why.
-  local function current(stored, limit)
-    local capacity, token, pertick = string.match(limit, '^(%d+) (%d+) (%d+)$')
-    local bucket = {tonumber(capacity), tonumber(token), tonumber(pertick), 0, 0}
-    -- Full by its old limit, it is full: it may have expired as such.
-    if not stored or refill(stored[4], stored[3]) == 0 then return bucket end
-    local deficit = convert(stored[4], stored[2], bucket[2])
-    if stored[1] > bucket[1] then
-      if stored[1] * bucket[2] <= 4503599627370496 then
-        bucket[5] = stored[1] - bucket[1]
-      else
-        deficit = math.min(deficit, bucket[1] * bucket[2])
+  if looking then
+    local answer = {1, math.floor(late), asked > 0 and asked or #buckets}
+    local function add(bucket)
+      for _, field in ipairs({'capacity', 'token', 'pertick', 'deficit'}) do
+        answer[#answer + 1] = math.floor(bucket[field])
       end
     end
-    bucket[4] = math.max(0, refill(deficit, bucket[3]) - bucket[5] * bucket[2])
-    return bucket
+    for i = 1, answer[3] do add(asked > 0 and taken(buckets[i], ARGV[i], elapsed) or untouched(buckets[i], elapsed)) end
+    for _, bucket in ipairs(bans) do add(untouched(bucket, elapsed)) end
+    return answer
   end
 
-  -- The same for a bucket of a ban: other options for it forgive what they would not count.
-  local function renewed(stored, limit)
-    local bucket = current(stored, limit)
-    if stored and (stored[1] ~= bucket[1] or stored[2] ~= bucket[2] or stored[3] ~= bucket[3]) then
-      bucket[4], bucket[5] = math.min(bucket[4], bucket[1] * bucket[2]), 0
+  if resetting then
+    local found = 0
+    for _, list in ipairs({buckets, bans}) do
+      for _, bucket in ipairs(list) do
+        if refill(bucket.deficit, bucket.pertick, elapsed) > 0 then found = 1 end
+      end
     end
-    return bucket
+    -- A full bucket that expires at once equals an absent one, and spares the ACL a DEL.
+    if state then redis.call('SET', key, string.format('b1 %.0f', now), 'PX', 1) end
+    return {found, 0}
   end
 
-  -- What a bucket holds now that is not asked for.
-  local function untouched(bucket)
-    bucket[4] = refill(bucket[4], bucket[3])
-    return bucket
-  end
-
-  local strikes, memory, shortest, longest
+  local strikes, memory
   if banning then
-    strikes, memory = renewed(bans[1], ARGV[limits + 1]), renewed(bans[2], ARGV[limits + 2])
-    shortest, longest = tonumber(ARGV[limits + 3]), tonumber(ARGV[limits + 4])
+    strikes, memory = rescaled(bans[1], ARGV[asked + 1], elapsed), rescaled(bans[2], ARGV[asked + 2], elapsed)
   end
-  local function banned()
-    return math.ceil(math.max(0, strikes[4] - strikes[1] * strikes[2]) / strikes[3])
+  local shut = strikes and banned(strikes) > 0
+  local wanted, allowed, look = {}, not shut, true
+  for i = 1, asked, 4 do
+    local bucket = taken(buckets[#wanted + 1], ARGV[i], elapsed)
+    wanted[#wanted + 1] = bucket
+    if giving then
+      bucket.cost = -worth(bucket, number(ARGV[i + 1]), number(ARGV[i + 2]), number(ARGV[asked + 1]), now + late)
+    else
+      bucket.cost = number(ARGV[i + 2])
+      allowed = allowed and bucket.deficit <= number(ARGV[i + 1])
+    end
+    look = look and bucket.cost == 0
   end
 
-  local shut = strikes and banned() > 0
-  local asked, allowed, changed = {}, not shut, false
-  for i = 1, limits, 4 do
-    local bucket = current(buckets[#asked + 1], ARGV[i])
-    asked[#asked + 1] = bucket
-    allowed = allowed and bucket[4] <= tonumber(ARGV[i + 1])
-    changed = changed or tonumber(ARGV[i + 2]) ~= 0
-  end
-  local look = not changed
-  changed = changed and allowed
-  local answer = {allowed and 1 or 0, late}
-  for i, bucket in ipairs(asked) do
+  local changed = false
+  local answer = {allowed and 1 or 0, math.floor(late)}
+  for _, bucket in ipairs(wanted) do
     if allowed then
-      bucket[4] = math.min(math.max(0, bucket[4] + tonumber(ARGV[4 * i - 1])), 9007199254740991)
+      local deficit = math.min(math.max(0, bucket.deficit + bucket.cost), MAX_DEFICIT)
+      changed = changed or deficit ~= bucket.deficit
+      bucket.deficit = deficit
     end
-    answer[#answer + 1] = bucket[4]
+    answer[#answer + 1] = math.floor(bucket.deficit)
   end
   if strikes then
-    -- A refusal is a strike, and the last strike a ban; ban.go says how. A look is no offence.
+    -- A refusal is a strike, and the last strike a ban; Ban.Strike says how. A look is no offence.
     if not (allowed or shut or look) then
       changed = true
-      strikes[4] = strikes[4] + strikes[2]
-      if strikes[4] > (strikes[1] - 1) * strikes[2] then
-        local length = math.min(math.max(shortest, memory[4]), longest)
-        strikes[4] = strikes[1] * strikes[2] + length * strikes[3]
-        memory[4] = 3 * length
+      strikes.deficit = strikes.deficit + strikes.token
+      if strikes.deficit > (strikes.capacity - 1) * strikes.token then
+        local length = math.min(math.max(number(ARGV[asked + 3]), memory.deficit), number(ARGV[asked + 4]))
+        strikes.deficit = size(strikes) + length * strikes.pertick
+        memory.deficit = 3 * length
       end
     end
-    answer[#answer + 1] = banned()
+    answer[#answer + 1] = math.floor(banned(strikes))
   end
 
   -- Write once, and only if something changes. A refusal changes nothing, but for a clock that starts again.
   if not (changed or rebased) then return answer end
-  for i = #asked + 1, #buckets do asked[i] = untouched(buckets[i]) end
+  for i = #wanted + 1, #buckets do wanted[i] = untouched(buckets[i], elapsed) end
   if not strikes and bans[1] then
-    strikes, memory = untouched(bans[1]), untouched(bans[2])
+    strikes, memory = untouched(bans[1], elapsed), untouched(bans[2], elapsed)
   end
   local fields, full = {string.format('b1 %.0f', now + late)}, 0
   local function write(bucket)
-    local larger = bucket[5] or 0
-    local deficit = math.min(bucket[4] + larger * bucket[2], 9007199254740991)
-    fields[#fields + 1] = string.format('%.0f %.0f %.0f %.0f', bucket[1] + larger, bucket[2], bucket[3], deficit)
-    full = math.max(full, math.ceil(deficit / bucket[3]))
+    local surplus = bucket.surplus or 0
+    local deficit = math.min(bucket.deficit + surplus * bucket.token, MAX_DEFICIT)
+    fields[#fields + 1] = string.format('%.0f %.0f %.0f %.0f', bucket.capacity + surplus, bucket.token, bucket.pertick, deficit)
+    full = math.max(full, math.ceil(deficit / bucket.pertick))
   end
-  for _, bucket in ipairs(asked) do write(bucket) end
-  if strikes and strikes[4] + memory[4] > 0 then
+  for _, bucket in ipairs(wanted) do write(bucket) end
+  if strikes and strikes.deficit + memory.deficit > 0 then
     fields[#fields + 1] = 'ban'
     write(strikes)
     write(memory)
   end
   if state or full > 0 then
     -- The key lives until every bucket is full, and as much longer as a clock may be behind.
-    redis.call('SET', key, table.concat(fields, ' '), 'PX', math.ceil((full + late) / 1000) + 2000)
+    redis.call('SET', key, table.concat(fields, ' '), 'PX', string.format('%.0f', math.ceil((full + late) / 1000) + SLACK))
   end
   return answer
 end
 
-local width = 2 + limits / 4 + (banning and 1 or 0)
+if looking then
+  local answer = decide(KEYS[1])
+  for i = 1, #answer do reply[i + 1] = answer[i] end
+  return reply
+end
+local width = 2 + asked / 4 + (banning and 1 or 0)
 for _, i in ipairs(others) do
   local answer = decide(KEYS[i])
-  for j = 1, width do reply[(i - 1) * width + j] = answer[j] or 0 end
+  for j = 1, width do reply[1 + (i - 1) * width + j] = answer[j] or 0 end
 end
 return reply

@@ -57,7 +57,7 @@ func TestConcurrentTakesShareATripAndAreChargedOnce(t *testing.T) {
 	for range callers {
 		takes.Go(func() {
 			for range each {
-				if r, err := store.Take(context.Background(), "key", 1, limits); err != nil || !r.Allowed {
+				if r, err := store.Take(context.Background(), "key", Take{N: 1, Limits: limits}); err != nil || !r.Allowed {
 					failed.Add(1)
 				}
 			}
@@ -65,10 +65,10 @@ func TestConcurrentTakesShareATripAndAreChargedOnce(t *testing.T) {
 	}
 	takes.Wait()
 	require.Zero(t, failed.Load())
-	look, err := store.Take(context.Background(), "key", 0, limits)
+	look, err := store.Take(context.Background(), "key", Take{Limits: limits})
 	require.NoError(t, err)
 	require.Zero(t, look.Remaining, "each take is charged")
-	r, err := store.Take(context.Background(), "key", 1, limits)
+	r, err := store.Take(context.Background(), "key", Take{N: 1, Limits: limits})
 	require.NoError(t, err)
 	require.False(t, r.Allowed, "and once")
 	depth := float64(counter.batched.Load()) / float64(counter.batches.Load())
@@ -86,7 +86,7 @@ func TestTakeThatIsAloneIsNotBatched(t *testing.T) {
 	store, err := NewRedisStore(client, WithTimeout(10*time.Second))
 	require.NoError(t, err)
 	for i := range 20 {
-		_, err := store.Take(context.Background(), fmt.Sprint(i), 1, []Limit{{1, PerDay(1)}})
+		_, err := store.Take(context.Background(), fmt.Sprint(i), Take{N: 1, Limits: []Limit{{1, PerDay(1)}}})
 		require.NoError(t, err)
 	}
 	require.Zero(t, counter.batches.Load())
@@ -100,7 +100,7 @@ func TestBatchesKeepTheBudget(t *testing.T) {
 	store, err := NewRedisStore(server.Client(), WithTimeout(budget))
 	require.NoError(t, err)
 	limits := []Limit{{1000, PerDay(1)}}
-	_, err = store.Take(context.Background(), "key", 1, limits) // Connects, and loads the script.
+	_, err = store.Take(context.Background(), "key", Take{N: 1, Limits: limits}) // Connects, and loads the script.
 	require.NoError(t, err)
 	goroutines := runtime.NumGoroutine()
 
@@ -110,7 +110,7 @@ func TestBatchesKeepTheBudget(t *testing.T) {
 	for range callers {
 		takes.Go(func() {
 			start := time.Now()
-			if _, err := store.Take(context.Background(), "key", 1, limits); err == nil {
+			if _, err := store.Take(context.Background(), "key", Take{N: 1, Limits: limits}); err == nil {
 				succeeded.Add(1)
 			}
 			for {
@@ -130,7 +130,7 @@ func TestBatchesKeepTheBudget(t *testing.T) {
 
 	var look Result
 	require.Eventually(t, func() bool {
-		look, err = store.Take(context.Background(), "key", 0, limits)
+		look, err = store.Take(context.Background(), "key", Take{Limits: limits})
 		return err == nil
 	}, 5*time.Second, 10*time.Millisecond, "and it recovers")
 	require.GreaterOrEqual(t, look.Remaining, 1000-1-callers)

@@ -19,17 +19,23 @@ import (
 type denyCache struct {
 	base   time.Time
 	seed   maphash.Seed
-	places []atomic.Pointer[denial] // a power of two
+	places []denyPlace // a power of two
+}
+
+// denyPlace is where the refusals of some keys go. What was asked for before the latest Reset or Adjust of one of them is
+// not believed: it may have been decided before, and come in after.
+type denyPlace struct {
+	denial  atomic.Pointer[denial]
+	changes atomic.Uint64 // Resets and Adjusts
 }
 
 // denial is one refusal: what was asked, what came of it, and from when until when it holds, since base.
 type denial struct {
 	key     string
-	change  bucket.Change
-	options TakeOptions
-	limits  []Limit
+	take    Take // with limits of its own
 	scales  []bucket.Scale
 	outcome bucket.Outcome
+	changes uint64 // the place's, when it was asked for
 	from    time.Duration
 	until   time.Duration
 	asked   atomic.Bool // whether somebody is asking Redis again already
@@ -51,20 +57,22 @@ func newDenyCache(entries int) *denyCache {
 	for places < entries {
 		places *= 2
 	}
-	return &denyCache{base: time.Now(), seed: maphash.MakeSeed(), places: make([]atomic.Pointer[denial], places)}
+	return &denyCache{base: time.Now(), seed: maphash.MakeSeed(), places: make([]denyPlace, places)}
 }
 
-func (c *denyCache) place(key string) *atomic.Pointer[denial] {
+func (c *denyCache) place(key string) *denyPlace {
 	return &c.places[maphash.String(c.seed, key)&uint64(len(c.places)-1)]
 }
 
 // find returns the refusal that a take would get, if it is known.
-func (c *denyCache) find(key string, take bucket.Change, options TakeOptions, limits []Limit) (Result, bool) {
+func (c *denyCache) find(key string, take *Take, asked *bucket.Change) (Result, bool) {
 	if c == nil {
 		return Result{}, false
 	}
-	d := c.place(key).Load()
-	if d == nil || d.key != key || take.N < d.change.N || options != d.options || !slices.Equal(d.limits, limits) {
+	place := c.place(key)
+	d := place.denial.Load()
+	if d == nil || d.changes != place.changes.Load() || d.key != key || take.N < d.take.N || take.MaxWait != d.take.MaxWait || take.Ban != d.take.Ban ||
+		!slices.Equal(take.Limits, d.take.Limits) {
 		return Result{}, false
 	}
 	now := time.Since(c.base)
@@ -79,32 +87,37 @@ func (c *denyCache) find(key string, take bucket.Change, options TakeOptions, li
 	for i, s := range d.scales {
 		o.Deficits = append(o.Deficits, s.Refill(d.outcome.Deficits[i], elapsed-caughtUp))
 	}
-	return resultOf(&take, SourceDenyCache, d.limits, d.scales, o), true
+	return resultOf(asked, SourceDenyCache, d.take.Limits, d.scales, &o), true
 }
 
-// add remembers a refusal that was asked for at sent, has just come, and lasts so long. Redis decided in between,
-// so it ends counted from sent, in order never to refuse what Redis would admit, and the wait counts from now, in
-// order to be true.
+// changes is to be called before a take is sent whose refusal may be added.
+func (c *denyCache) changes(key string) uint64 {
+	if c == nil {
+		return 0
+	}
+	return c.place(key).changes.Load()
+}
+
+// add remembers a refusal that was asked for at sent, after so many changes of its place, has just come, and lasts so
+// long. Redis decided in between, so it ends counted from sent, in order never to refuse what Redis would admit, and the
+// wait counts from now, in order to be true.
 func (c *denyCache) add(key string, d *denial, sent time.Time, lasts time.Duration) {
-	if c == nil || d.change.N == 0 {
+	if c == nil || d.take.N == 0 {
 		return
 	}
-	d.key, d.limits = strings.Clone(key), slices.Clone(d.limits)
+	d.key, d.take.Limits = strings.Clone(key), slices.Clone(d.take.Limits)
+	d.outcome.Deficits = slices.Clone(d.outcome.Deficits) // They are a piece of the reply, which may be of many keys.
 	d.from = time.Since(c.base)
 	d.until = d.from + denialAge
 	if lasts < denialAge {
 		d.until = min(d.until, sent.Sub(c.base)+lasts)
 	}
-	c.place(key).Store(d)
+	c.place(key).denial.Store(d)
 }
 
-// forget drops what is known about key.
+// forget drops what is known about key, and what is on its way.
 func (c *denyCache) forget(key string) {
-	if c == nil {
-		return
-	}
-	place := c.place(key)
-	if d := place.Load(); d != nil && d.key == key {
-		place.CompareAndSwap(d, nil)
+	if c != nil {
+		c.place(key).changes.Add(1)
 	}
 }

@@ -33,28 +33,31 @@ func TestDenyCacheSaysWhatTheBucketWould(t *testing.T) {
 			}
 			refused := &bucket.Change{N: 1 + random.Int64N(5)}
 			o, _ := model.Apply(tick(), refused, scales)
-			r := resultOf(refused, SourceRedis, limits, scales, o)
+			r := resultOf(refused, SourceRedis, limits, scales, &o)
 			if r.Allowed {
 				continue
 			}
-			cache.add("key", &denial{change: *refused, limits: limits, scales: scales, outcome: o}, time.Now(), r.RetryAfter)
+			cache.add("key", &denial{
+				take: Take{N: int(refused.N), Limits: limits}, scales: scales, outcome: o, changes: cache.changes("key"),
+			}, time.Now(), r.RetryAfter)
 			for range 8 {
 				time.Sleep(time.Duration(random.IntN(300_000)) * time.Microsecond)
 				take := bucket.Change{N: 1 + random.Int64N(6)}
-				got, ok := cache.find("key", take, TakeOptions{}, limits)
+				got, ok := cache.find("key", &Take{N: int(take.N), Limits: limits}, &take)
 				copied := *model
 				o, _ := copied.Apply(tick(), &take, scales)
-				want := resultOf(&take, SourceDenyCache, limits, scales, o)
+				want := resultOf(&take, SourceDenyCache, limits, scales, &o)
 				if !ok {
 					unknown++
 					continue
 				}
 				known++
 				require.GreaterOrEqual(t, take.N, refused.N, "never for a smaller cost")
+				want.Receipt, got.Receipt = Receipt{}, Receipt{}
 				require.Equal(t, want, got)
 			}
 			cache.forget("key")
-			_, ok := cache.find("key", bucket.Change{N: 20}, TakeOptions{}, limits)
+			_, ok := cache.find("key", &Take{N: 20, Limits: limits}, &bucket.Change{N: 20})
 			require.False(t, ok, "forgotten")
 		}
 		require.NotZero(t, known)
@@ -68,10 +71,13 @@ func TestDenyCacheForgets(t *testing.T) {
 		scales, _ := appendScales(nil, limits)
 		cache := newDenyCache(1)
 		add := func(lasts time.Duration) {
-			cache.add("key", &denial{change: bucket.Change{N: 1}, limits: limits, scales: scales, outcome: bucket.Outcome{Deficits: []int64{scales[0].Size()}}}, time.Now(), lasts)
+			cache.add("key", &denial{
+				take: Take{N: 1, Limits: limits}, scales: scales, outcome: bucket.Outcome{Deficits: []int64{scales[0].Size()}},
+				changes: cache.changes("key"),
+			}, time.Now(), lasts)
 		}
 		known := func() bool {
-			_, ok := cache.find("key", bucket.Change{N: 1}, TakeOptions{}, limits)
+			_, ok := cache.find("key", &Take{N: 1, Limits: limits}, &bucket.Change{N: 1})
 			return ok
 		}
 		add(time.Hour)
@@ -90,15 +96,43 @@ func TestDenyCacheForgets(t *testing.T) {
 		require.False(t, known(), "the tokens are back")
 
 		add(time.Hour)
-		_, ok := cache.find("key", bucket.Change{N: 1}, TakeOptions{}, []Limit{{2, PerHour(1)}})
+		_, ok := cache.find("key", &Take{N: 1, Limits: []Limit{{2, PerHour(1)}}}, &bucket.Change{N: 1})
 		require.False(t, ok, "other limits")
-		_, ok = cache.find("key", bucket.Change{N: 1}, TakeOptions{MaxWait: time.Hour}, limits)
+		_, ok = cache.find("key", &Take{N: 1, Limits: limits, MaxWait: time.Hour}, &bucket.Change{N: 1})
 		require.False(t, ok, "other options")
-		_, ok = cache.find("other", bucket.Change{N: 1}, TakeOptions{}, limits)
+		_, ok = cache.find("other", &Take{N: 1, Limits: limits}, &bucket.Change{N: 1})
 		require.False(t, ok, "another key in the same place")
-		_, ok = cache.find("key", bucket.Change{}, TakeOptions{}, limits)
+		_, ok = cache.find("key", &Take{Limits: limits}, &bucket.Change{})
 		require.False(t, ok, "a look")
+
+		cache.forget("key")
+		require.False(t, known(), "forgotten")
 	})
+}
+
+// A refusal that was decided before a Reset may come in after it.
+func TestDenyCacheForgetsWhatIsOnItsWay(t *testing.T) {
+	limits := []Limit{{1, PerHour(1)}}
+	scales, err := appendScales(nil, limits)
+	require.NoError(t, err)
+	cache := newDenyCache(1)
+	onItsWay := &denial{
+		take: Take{N: 1, Limits: limits}, scales: scales, outcome: bucket.Outcome{Deficits: []int64{scales[0].Size()}},
+		changes: cache.changes("key"),
+	}
+	cache.forget("key")
+	cache.add("key", onItsWay, time.Now(), time.Hour)
+	_, ok := cache.find("key", &Take{N: 1, Limits: limits}, &bucket.Change{N: 1})
+	require.False(t, ok)
+}
+
+// What is remembered does not keep the reply in memory from which it was cut.
+func TestDenyCacheKeepsItsOwnNumbers(t *testing.T) {
+	limits := []Limit{{1, PerHour(1)}}
+	cache := newDenyCache(1)
+	reply := make([]int64, 300)
+	cache.add("key", &denial{take: Take{N: 1, Limits: limits}, outcome: bucket.Outcome{Deficits: reply[100:101]}}, time.Now(), time.Hour)
+	require.LessOrEqual(t, cap(cache.place("key").denial.Load().outcome.Deficits), 8)
 }
 
 // TestDenyCacheShieldsRedis hammers a drained key from many goroutines for over a second.
@@ -107,7 +141,7 @@ func TestDenyCacheShieldsRedis(t *testing.T) {
 	store, err := NewRedisStore(server.Client(), WithTimeout(10*time.Second))
 	require.NoError(t, err)
 	ctx, limits := context.Background(), []Limit{{1, PerHour(1)}}
-	r, err := store.Take(ctx, "key", 1, limits)
+	r, err := store.Take(ctx, "key", Take{N: 1, Limits: limits})
 	require.NoError(t, err)
 	require.True(t, r.Allowed)
 
@@ -117,7 +151,7 @@ func TestDenyCacheShieldsRedis(t *testing.T) {
 	for range 8 {
 		hammers.Go(func() {
 			for time.Since(start) < 1500*time.Millisecond {
-				r, err := store.Take(ctx, "key", 1, limits)
+				r, err := store.Take(ctx, "key", Take{N: 1, Limits: limits})
 				takes.Add(1)
 				if err != nil || r.Allowed {
 					t.Errorf("allowed %v, error %v", r.Allowed, err)
@@ -133,9 +167,10 @@ func TestDenyCacheShieldsRedis(t *testing.T) {
 	t.Logf("%d takes were %d calls in %v", takes.Load(), calls, time.Since(start).Round(time.Millisecond))
 	require.Less(t, 50*calls, takes.Load())
 
-	require.NoError(t, store.Reset(ctx, "key"))
+	_, err = store.Reset(ctx, "key")
+	require.NoError(t, err)
 	require.Eventually(t, func() bool { // Redis forgets a millisecond later.
-		r, err := store.Take(ctx, "key", 1, limits)
+		r, err := store.Take(ctx, "key", Take{N: 1, Limits: limits})
 		return err == nil && r.Allowed
 	}, 5*time.Second, time.Millisecond, "this store's own Reset is seen at once")
 }
@@ -145,11 +180,11 @@ func TestDenyCacheDoesNotHideRefusalsFromABan(t *testing.T) {
 	store, err := NewRedisStore(server.Client(), WithTimeout(10*time.Second))
 	require.NoError(t, err)
 	limits := []Limit{{1, PerHour(1)}}
-	options := TakeOptions{Ban: Ban{After: 5, Within: time.Hour, For: time.Hour}}
+	options := Take{Ban: Ban{After: 5, Within: time.Hour, For: time.Hour}}
 	var banned []bool
 	var last Result
 	for range 8 {
-		last, err = store.TakeWith(context.Background(), "key", 1, limits, options)
+		last, err = store.Take(context.Background(), "key", Take{N: 1, Limits: limits, MaxWait: options.MaxWait, Ban: options.Ban})
 		require.NoError(t, err)
 		banned = append(banned, last.Banned)
 	}

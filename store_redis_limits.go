@@ -39,15 +39,33 @@ func (l *scriptLimits) args(c *bucket.Change) []any {
 }
 
 func (l *scriptLimits) print(c *bucket.Change) []any {
+	if c.Back != nil {
+		return l.printBack(c)
+	}
 	args := make([]any, 0, 4*len(l.scales)+5)
 	for i := range l.scales {
-		room, cost := c.Units(&l.scales[i])
-		args = append(args, l.fixed[i].text, decimal(room), decimal(cost), l.fixed[i].perTick)
+		ceiling, cost := c.Units(&l.scales[i])
+		args = append(args, l.fixed[i].text, decimal(ceiling), decimal(cost), l.fixed[i].perTick)
 	}
 	if c.Ban != nil {
 		args = append(args, scaleText(&c.Ban.Strikes), scaleText(&c.Ban.Memory), decimal(c.Ban.First), decimal(c.Ban.Longest), "ban")
 	}
 	return args
+}
+
+func (l *scriptLimits) printBack(c *bucket.Change) []any {
+	args := make([]any, 0, 4*len(l.scales)+3)
+	for i := range l.scales {
+		args = append(args, l.fixed[i].text, decimal(c.Back.Deficits[i]), decimal(l.scales[i].Units(c.N)), l.fixed[i].perTick)
+	}
+	manner := "plain"
+	switch {
+	case c.Back.Leave:
+		manner = "leave"
+	case c.Back.Queued:
+		manner = "queued"
+	}
+	return append(args, decimal(c.Back.At), manner, "back")
 }
 
 // scaleText is a scale as it stands in Redis.

@@ -30,7 +30,7 @@ func TestRedisArgumentsArePrepared(t *testing.T) {
 	for name, c := range map[string]*bucket.Change{
 		"a look":     {},
 		"two tokens": {N: 2},
-		"given back": {N: 1, Adjust: true},
+		"a debt":     {N: 1, Debt: true},
 		"a wait":     {N: 1, MaxWait: 1},
 		"a ban":      {N: 1, Ban: ban},
 	} {

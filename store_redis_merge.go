@@ -70,6 +70,10 @@ func groupAlike(cmds []onceCmd) (groups [][]onceCmd) {
 	places := map[string]int{}
 	var room [128]byte
 	for _, cmd := range cmds {
+		if cmd.args[len(cmd.args)-1] == "look" { // Its reply is as long as what it finds.
+			groups = append(groups, []onceCmd{cmd})
+			continue
+		}
 		question := appendString(room[:0], cmd.command)
 		for _, arg := range cmd.args {
 			question = appendString(append(question, '\n'), arg) // No argument has a line feed.
@@ -93,15 +97,15 @@ func appendString(b []byte, argument any) []byte {
 // split gives each of those that were merged its part of the reply.
 func (c onceCmd) split(group []onceCmd) {
 	reply, err := c.Result()
-	if err == nil && len(reply)%len(group) != 0 {
+	if err == nil && (len(reply)-1)%len(group) != 0 {
 		err = fmt.Errorf("%d numbers for %d keys", len(reply), len(group))
 	}
-	width := len(reply) / len(group)
+	width := (len(reply) - 1) / len(group)
 	for i, cmd := range group {
 		if err != nil {
 			cmd.SetErr(err)
 		} else {
-			cmd.SetVal(reply[i*width : (i+1)*width])
+			cmd.SetVal(append([]int64{reply[0]}, reply[1+i*width:1+(i+1)*width]...)) // Its own numbers, or all would be kept.
 		}
 	}
 }
@@ -139,7 +143,7 @@ func (m *merger) isOneServer(ctx context.Context) bool {
 	}
 	m.pipeline(ctx, cmds)
 	for _, cmd := range cmds {
-		const deficit = 5 // the last number of the second key
+		const deficit = 6 // the last number of the second key
 		if reply := cmd.Val(); len(reply) <= deficit || reply[deficit] == 0 {
 			return false
 		}

@@ -62,13 +62,13 @@ func TestMergedTakesAreDecidedAsSingleOnes(t *testing.T) {
 			var err error
 			switch rand.IntN(20) {
 			case 0:
-				err = s.Reset(ctx, key())
+				_, err = s.Reset(ctx, key())
 			case 1:
-				_, err = s.Adjust(ctx, key(), n-1, limits)
+				_, err = s.Adjust(ctx, key(), Adjustment{N: n - 2, Limits: limits})
 			case 2:
-				_, err = s.TakeWith(ctx, key(), n, limits, TakeOptions{Ban: Ban{After: 3, Within: time.Second, For: time.Second, Max: time.Minute}})
+				_, err = s.Take(ctx, key(), Take{N: n, Limits: limits, Ban: Ban{After: 3, Within: time.Second, For: time.Second, Max: time.Minute}})
 			default:
-				_, err = s.Take(ctx, key(), n, limits)
+				_, err = s.Take(ctx, key(), Take{N: n, Limits: limits})
 			}
 			return err
 		})
@@ -99,7 +99,7 @@ func TestMergedTakesAreDecidedAsSingleOnes(t *testing.T) {
 				alone := newOnceCmd(ctx, call)
 				require.NoError(t, client.Process(ctx, alone))
 				require.Equal(t, alone.Val(), cmd.Val(), "%v", call)
-				switch cmd.Val()[0] {
+				switch cmd.Val()[1] {
 				case 0:
 					refused++
 				case -1:
@@ -131,7 +131,7 @@ func TestMergedTakesThatRedisRefusesAreNotCharged(t *testing.T) {
 	ten := func() (cmds []onceCmd) {
 		for i := range 10 {
 			cmds = append(cmds, newOnceCmd(ctx, scriptCallOf(t, store, func(s *RedisStore) error {
-				_, err := s.Take(ctx, fmt.Sprint(i), 1, []Limit{{5, PerDay(5)}})
+				_, err := s.Take(ctx, fmt.Sprint(i), Take{N: 1, Limits: []Limit{{5, PerDay(5)}}})
 				return err
 			})))
 		}
@@ -149,7 +149,7 @@ func TestMergedTakesThatRedisRefusesAreNotCharged(t *testing.T) {
 	m.send(ctx, cmds)
 	for i, cmd := range cmds {
 		require.NoError(t, cmd.Err())
-		require.Equal(t, i != 3, cmd.Val()[0] == 1)
+		require.Equal(t, i != 3, cmd.Val()[1] == 1)
 	}
 	require.EqualValues(t, 10, client.DBSize(ctx).Val())
 }
@@ -193,7 +193,7 @@ func TestMergingNeedsOneServer(t *testing.T) {
 		for range callers {
 			taking.Go(func() {
 				for range takes {
-					r, err := store.Take(context.Background(), fmt.Sprint(rand.IntN(keys)), 1, []Limit{{capacity, PerDay(1)}})
+					r, err := store.Take(context.Background(), fmt.Sprint(rand.IntN(keys)), Take{N: 1, Limits: []Limit{{capacity, PerDay(1)}}})
 					if err != nil {
 						t.Error(err)
 						return

@@ -53,7 +53,7 @@ func frozenRedis(tb testing.TB) (*redistest.Server, *redistest.Clock) {
 
 func mustTake(t *testing.T, store ratelimit.Store, key string, n int, limits ...ratelimit.Limit) ratelimit.Result {
 	t.Helper()
-	r, err := store.Take(ctx, key, n, limits)
+	r, err := store.Take(ctx, key, ratelimit.Take{N: n, Limits: limits})
 	if err != nil {
 		t.Fatalf("Take(%q, %d): %v", key, n, err)
 	}
@@ -152,7 +152,7 @@ func TestRedisScriptFlushed(t *testing.T) {
 	for range takers {
 		taking.Go(func() {
 			for range takes {
-				if _, err := store.Take(ctx, "key", 1, still); err != nil {
+				if _, err := store.Take(ctx, "key", ratelimit.Take{N: 1, Limits: still}); err != nil {
 					t.Error(err)
 					return
 				}
@@ -226,7 +226,7 @@ func TestRedisKeysExpireWhenFull(t *testing.T) {
 				if r := mustTake(t, store, name, 0, c.limits[0]); r.ResetAfter > 0 {
 					mustTake(t, store, name, c.limits[0].Capacity, c.limits...)
 				}
-				if _, err := store.Adjust(ctx, name, 0, c.limits); err != nil {
+				if _, err := store.Adjust(ctx, name, ratelimit.Adjustment{N: 0, Limits: c.limits}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -251,7 +251,7 @@ func TestRedisKeysExpireWhenFull(t *testing.T) {
 	}
 	for i := range 200 {
 		mustTake(t, store, fmt.Sprint("key", i), i%11, ten...)
-		if _, err := store.Adjust(ctx, fmt.Sprint("adjusted", i), i%7-3, ten); err != nil {
+		if _, err := store.Adjust(ctx, fmt.Sprint("adjusted", i), ratelimit.Adjustment{N: i%7 - 3, Limits: ten}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -282,7 +282,7 @@ func TestRedisKeyWithoutExpiryHeals(t *testing.T) {
 		t.Errorf("after an accepted take it lives for %v", got)
 	}
 	client.Persist(ctx, "ratelimit:key")
-	if err := store.Reset(ctx, "key"); err != nil {
+	if _, err := store.Reset(ctx, "key"); err != nil {
 		t.Fatal(err)
 	}
 	clock.Advance(2 * time.Millisecond)
@@ -326,14 +326,14 @@ func TestRedisForeignState(t *testing.T) {
 	}
 	two := []ratelimit.Limit{ten[0], still[0]}
 	calls := map[string]func() error{
-		"take":             func() error { _, err := store.Take(ctx, "key", 1, ten); return err },
-		"take of too many": func() error { _, err := store.Take(ctx, "key", 11, ten); return err },
-		"take of two":      func() error { _, err := store.Take(ctx, "key", 1, two); return err },
-		"look":             func() error { _, err := store.Take(ctx, "key", 0, ten); return err },
-		"give back":        func() error { _, err := store.Adjust(ctx, "key", 1, ten); return err },
-		"charge":           func() error { _, err := store.Adjust(ctx, "key", -1, two); return err },
-		"adjust by none":   func() error { _, err := store.Adjust(ctx, "key", 0, ten); return err },
-		"reset":            func() error { return store.Reset(ctx, "key") },
+		"take":             func() error { _, err := store.Take(ctx, "key", ratelimit.Take{N: 1, Limits: ten}); return err },
+		"take of too many": func() error { _, err := store.Take(ctx, "key", ratelimit.Take{N: 11, Limits: ten}); return err },
+		"take of two":      func() error { _, err := store.Take(ctx, "key", ratelimit.Take{N: 1, Limits: two}); return err },
+		"look":             func() error { _, err := store.Take(ctx, "key", ratelimit.Take{Limits: ten}); return err },
+		"give back":        func() error { _, err := store.Adjust(ctx, "key", ratelimit.Adjustment{N: 1, Limits: ten}); return err },
+		"charge":           func() error { _, err := store.Adjust(ctx, "key", ratelimit.Adjustment{N: -1, Limits: two}); return err },
+		"adjust by none":   func() error { _, err := store.Adjust(ctx, "key", ratelimit.Adjustment{N: 0, Limits: ten}); return err },
+		"reset":            func() error { _, err := store.Reset(ctx, "key"); return err },
 	}
 	for name, write := range values {
 		for _, expiry := range []time.Duration{0, time.Hour} {
@@ -536,7 +536,7 @@ func TestRedisBudget(t *testing.T) {
 				best, worst := time.Hour, time.Duration(0)
 				for range 5 {
 					start := time.Now()
-					_, err := store.Take(ctx, "key", 1, ten)
+					_, err := store.Take(ctx, "key", ratelimit.Take{N: 1, Limits: ten})
 					took := time.Since(start)
 					best, worst = min(best, took), max(worst, took)
 					if err == nil {
@@ -550,7 +550,7 @@ func TestRedisBudget(t *testing.T) {
 				var waiting sync.WaitGroup
 				start := time.Now()
 				for range 100 {
-					waiting.Go(func() { _, _ = store.Take(ctx, "key", 1, ten) })
+					waiting.Go(func() { _, _ = store.Take(ctx, "key", ratelimit.Take{N: 1, Limits: ten}) })
 				}
 				waiting.Wait()
 				if took := time.Since(start); took > 20*budget {
@@ -581,7 +581,7 @@ func TestRedisBudgetIsForAllRoundTrips(t *testing.T) {
 			best := time.Hour
 			for range 3 {
 				start := time.Now()
-				if _, err := store.Take(ctx, "key", 1, ten); err == nil {
+				if _, err := store.Take(ctx, "key", ratelimit.Take{N: 1, Limits: ten}); err == nil {
 					t.Fatal("decided without a reply")
 				}
 				best = min(best, time.Since(start))
@@ -598,7 +598,7 @@ func mustTakeEventually(t *testing.T, store ratelimit.Store) {
 	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)
 	for {
-		_, err := store.Take(ctx, "eventually", 1, still)
+		_, err := store.Take(ctx, "eventually", ratelimit.Take{N: 1, Limits: still})
 		if err == nil {
 			return
 		}
@@ -625,7 +625,7 @@ func TestRedisClientPause(t *testing.T) {
 				t.Fatal(err)
 			}
 			start := time.Now()
-			_, err = store.Take(ctx, "key", 1, ten)
+			_, err = store.Take(ctx, "key", ratelimit.Take{N: 1, Limits: ten})
 			if took := time.Since(start); err == nil || took > time.Second {
 				t.Errorf("error %v after %v, with a budget of 50 ms", err, took)
 			}
@@ -646,16 +646,18 @@ func TestRedisContextOfTheRequest(t *testing.T) {
 	cancel()
 	expired, cancel := context.WithDeadline(ctx, time.Unix(0, 0))
 	defer cancel()
+	var receipts []ratelimit.Receipt
 	for i, gone := range []context.Context{cancelled, expired} {
-		r, err := store.Take(gone, "key", 1, still)
+		r, err := store.Take(gone, "key", ratelimit.Take{N: 1, Limits: still})
+		receipts = append(receipts, r.Receipt)
 		if want := still[0].Capacity - 1 - i; err != nil || r.Remaining != want {
 			t.Errorf("%d remaining, want %d; %v", r.Remaining, want, err)
 		}
 	}
-	if r, err := store.Adjust(cancelled, "key", 2, still); err != nil || r.Remaining != still[0].Capacity {
+	if r, err := store.Adjust(cancelled, "key", ratelimit.Adjustment{N: 2, Limits: still, Receipt: receipts[1]}); err != nil || r.Remaining != still[0].Capacity {
 		t.Errorf("%d remaining, %v", r.Remaining, err)
 	}
-	if err := store.Reset(cancelled, "key"); err != nil {
+	if _, err := store.Reset(cancelled, "key"); err != nil {
 		t.Error(err)
 	}
 }
@@ -729,7 +731,7 @@ func TestRedisCluster(t *testing.T) {
 				t.Fatalf("take %d of %q: %+v", n+1, key, r)
 			}
 		}
-		if _, err := store.Adjust(ctx, key, 3, ten); err != nil {
+		if _, err := store.Adjust(ctx, key, ratelimit.Adjustment{N: 3, Limits: ten}); err != nil {
 			t.Fatal(err)
 		}
 		slots[cluster.MasterOf("ratelimit:"+escaped(key)).Addr] = true
@@ -748,7 +750,7 @@ func TestRedisCluster(t *testing.T) {
 	for range 16 {
 		racing.Go(func() {
 			for range 10 {
-				if r, err := store.Take(ctx, "race", 1, []ratelimit.Limit{{Capacity: 50, Refill: ratelimit.PerHour(1)}}); err != nil {
+				if r, err := store.Take(ctx, "race", ratelimit.Take{N: 1, Limits: []ratelimit.Limit{{Capacity: 50, Refill: ratelimit.PerHour(1)}}}); err != nil {
 					t.Error(err)
 				} else if r.Allowed {
 					admitted.Add(1)
@@ -760,7 +762,7 @@ func TestRedisCluster(t *testing.T) {
 	if admitted.Load() != 50 {
 		t.Errorf("%d of 50 were admitted", admitted.Load())
 	}
-	if err := store.Reset(ctx, "race"); err != nil {
+	if _, err := store.Reset(ctx, "race"); err != nil {
 		t.Error(err)
 	}
 }
@@ -796,7 +798,7 @@ func TestRedisDownAtFirst(t *testing.T) {
 		t.Fatalf("Redis need not be up: %v", err)
 	}
 	for range 3 {
-		if _, err := store.Take(ctx, "key", 1, ten); err == nil {
+		if _, err := store.Take(ctx, "key", ratelimit.Take{N: 1, Limits: ten}); err == nil {
 			t.Fatal("decided without Redis")
 		}
 	}
@@ -804,7 +806,7 @@ func TestRedisDownAtFirst(t *testing.T) {
 		server.Restart()
 		mustTakeEventually(t, store)
 		server.Kill()
-		if _, err := store.Take(ctx, "key", 1, ten); err == nil {
+		if _, err := store.Take(ctx, "key", ratelimit.Take{N: 1, Limits: ten}); err == nil {
 			t.Fatal("decided without Redis")
 		}
 	}
@@ -816,7 +818,7 @@ func TestRedisClientClosed(t *testing.T) {
 	store := redisStore(t, client)
 	mustTake(t, store, "key", 1, ten...)
 	_ = client.Close()
-	if _, err := store.Take(ctx, "key", 1, ten); err == nil {
+	if _, err := store.Take(ctx, "key", ratelimit.Take{N: 1, Limits: ten}); err == nil {
 		t.Error("no error from a closed client")
 	}
 }
@@ -892,7 +894,7 @@ func TestRedisLostReplyChargesOnce(t *testing.T) {
 			mustTake(t, store, name, 1, still...)
 			proxy.armed.Store(true)
 			lost := proxy.lost.Load()
-			_, err := store.Take(ctx, name, 1, still)
+			_, err := store.Take(ctx, name, ratelimit.Take{N: 1, Limits: still})
 			proxy.armed.Store(false)
 			if err == nil {
 				t.Error("decided without a reply")
@@ -910,7 +912,7 @@ func TestRedisLostReplyChargesOnce(t *testing.T) {
 			var crowd sync.WaitGroup
 			for range 50 {
 				crowd.Go(func() {
-					if _, err := store.Take(ctx, name+" crowd", 1, still); err != nil {
+					if _, err := store.Take(ctx, name+" crowd", ratelimit.Take{N: 1, Limits: still}); err != nil {
 						failed.Add(1)
 					} else {
 						answered.Add(1)
@@ -961,7 +963,7 @@ func (s *sentKeys) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pro
 func (s *sentKeys) ProcessHook(redis.ProcessHook) redis.ProcessHook {
 	return func(_ context.Context, cmd redis.Cmder) error {
 		s.keys = append(s.keys, cmd.Args()[3].(string))
-		cmd.(interface{ SetVal([]int64) }).SetVal([]int64{1, 0, 0})
+		cmd.(interface{ SetVal([]int64) }).SetVal([]int64{1_900_000_000_000_000, 1, 0, 0})
 		return nil
 	}
 }
@@ -999,7 +1001,7 @@ func FuzzEscapeKey(f *testing.F) {
 
 // A proxy or a script of the same name may answer anything.
 func TestRedisRepliesAreChecked(t *testing.T) {
-	replies := newReplies(t, "*3\r\n:1\r\n:0\r\n:100000\r\n")
+	replies := newReplies(t, "*4\r\n:1900000000000000\r\n:1\r\n:0\r\n:100000\r\n")
 	client := redis.NewClient(&redis.Options{Addr: replies.addr, Protocol: 2, DisableIdentity: true})
 	defer client.Close()
 	store := redisStore(t, client)
@@ -1007,16 +1009,18 @@ func TestRedisRepliesAreChecked(t *testing.T) {
 		t.Fatalf("a good reply: %+v", r)
 	}
 	for _, bad := range []string{
-		"+OK\r\n", ":1\r\n", "$3\r\nabc\r\n", "$-1\r\n", "*-1\r\n", "*0\r\n", "*1\r\n:1\r\n", "*2\r\n:1\r\n:0\r\n",
-		"*4\r\n:1\r\n:0\r\n:0\r\n:0\r\n", "*3\r\n:1\r\n:0\r\n$3\r\nabc\r\n", "*3\r\n:1\r\n:0\r\n*1\r\n:0\r\n",
-		"*3\r\n+OK\r\n:0\r\n:0\r\n", "*3\r\n:2\r\n:0\r\n:0\r\n", "*3\r\n:-2\r\n:0\r\n:0\r\n", "*2\r\n:-1\r\n:0\r\n", "*3\r\n:1\r\n:-1\r\n:0\r\n",
-		"*3\r\n:1\r\n:0\r\n:-1\r\n", "*3\r\n:1\r\n:0\r\n:9007199254740992\r\n", "*3\r\n:0\r\n:9223372036854775807\r\n:0\r\n", "-ERR no\r\n", "-NOSCRIPT no\r\n", "-LOADING no\r\n", "-OOM no\r\n", "-BUSY no\r\n", "-READONLY no\r\n",
+		"+OK\r\n", ":1\r\n", "$3\r\nabc\r\n", "$-1\r\n", "*-1\r\n", "*0\r\n", "*1\r\n:1\r\n", "*4\r\n:9007199254740992\r\n:1\r\n:0\r\n:0\r\n", "*4\r\n:-1\r\n:1\r\n:0\r\n:0\r\n", "*3\r\n:1900000000000000\r\n:1\r\n:0\r\n",
+		"*5\r\n:1900000000000000\r\n:1\r\n:0\r\n:0\r\n:0\r\n", "*4\r\n:1900000000000000\r\n:1\r\n:0\r\n$3\r\nabc\r\n", "*4\r\n:1900000000000000\r\n:1\r\n:0\r\n*1\r\n:0\r\n",
+		"*4\r\n:1900000000000000\r\n+OK\r\n:0\r\n:0\r\n", "*4\r\n:1900000000000000\r\n:2\r\n:0\r\n:0\r\n", "*4\r\n:1900000000000000\r\n:-2\r\n:0\r\n:0\r\n", "*3\r\n:1900000000000000\r\n:-1\r\n:0\r\n", "*4\r\n:1900000000000000\r\n:1\r\n:-1\r\n:0\r\n",
+		"*4\r\n:1900000000000000\r\n:1\r\n:0\r\n:-1\r\n", "*4\r\n:1900000000000000\r\n:1\r\n:0\r\n:9007199254740992\r\n", "*4\r\n:1900000000000000\r\n:0\r\n:9223372036854775807\r\n:0\r\n", "-ERR no\r\n", "-NOSCRIPT no\r\n", "-LOADING no\r\n", "-OOM no\r\n", "-BUSY no\r\n", "-READONLY no\r\n",
 		"-MISCONF no\r\n", "-NOAUTH no\r\n", "!\r\n", "\r\n",
 	} {
 		replies.script.Store(&bad)
 		for name, call := range map[string]func() (ratelimit.Result, error){
-			"Take":   func() (ratelimit.Result, error) { return store.Take(ctx, "key", 1, ten) },
-			"Adjust": func() (ratelimit.Result, error) { return store.Adjust(ctx, "key", 1, ten) },
+			"Take": func() (ratelimit.Result, error) { return store.Take(ctx, "key", ratelimit.Take{N: 1, Limits: ten}) },
+			"Adjust": func() (ratelimit.Result, error) {
+				return store.Adjust(ctx, "key", ratelimit.Adjustment{N: 1, Limits: ten})
+			},
 		} {
 			if r, err := call(); err == nil || r != (ratelimit.Result{}) || errors.Is(err, ratelimit.ErrForeignState) || errors.Is(err, ratelimit.ErrArgument) {
 				t.Errorf("reply %q: %s: %+v, %v", bad, name, r, err)
@@ -1063,16 +1067,16 @@ func TestRedisSmallestACL(t *testing.T) {
 			mustTake(t, store, "key", 6, ten...)
 		}
 		mustTake(t, store, "key", 1, ten[0], still[0])
-		if _, err := store.Adjust(ctx, "key", -5, ten); err != nil {
+		if _, err := store.Adjust(ctx, "key", ratelimit.Adjustment{N: -5, Limits: ten}); err != nil {
 			t.Error(err)
 		}
-		if err := store.Reset(ctx, "key"); err != nil {
+		if _, err := store.Reset(ctx, "key"); err != nil {
 			t.Error(err)
 		}
 		if r := mustTake(t, store, "key", 0, ten...); r.Remaining != 10 {
 			t.Errorf("%d of 10 remain after a reset", r.Remaining)
 		}
-		if _, err := redisStore(t, server.Client(), ratelimit.WithKeyPrefix("x")).Take(ctx, "key", 1, ten); err != nil {
+		if _, err := redisStore(t, server.Client(), ratelimit.WithKeyPrefix("x")).Take(ctx, "key", ratelimit.Take{N: 1, Limits: ten}); err != nil {
 			t.Error(err)
 		}
 	})
@@ -1084,7 +1088,7 @@ func TestRedisSmallestACL(t *testing.T) {
 			store := connect(t, fmt.Sprint("user", i), slices.Delete(slices.Clone(rules), i, i+1))
 			server.Client().ScriptFlush(ctx)
 			before := server.CommandCalls("set")
-			r, err := store.Take(ctx, "other", 1, ten)
+			r, err := store.Take(ctx, "other", ratelimit.Take{N: 1, Limits: ten})
 			if err == nil || r.Allowed || errors.Is(err, ratelimit.ErrForeignState) {
 				t.Fatalf("got %+v, %v", r, err)
 			}

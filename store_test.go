@@ -56,14 +56,14 @@ func TestArgumentErrors(t *testing.T) {
 			{1, []ratelimit.Limit{good, {Refill: ratelimit.PerSecond(10)}}, `ratelimit: capacity 0 of limit "10/s burst 0": must be at least 1`},
 			{1, []ratelimit.Limit{{Capacity: 10, Refill: ratelimit.Every(-1)}}, "the period must be positive"},
 		} {
-			_, err := store.Take(ctx, "key", c.n, c.limits)
+			_, err := store.Take(ctx, "key", ratelimit.Take{N: c.n, Limits: c.limits})
 			if !errors.Is(err, ratelimit.ErrArgument) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "ratelimit: ") {
 				t.Errorf("%s: Take(%d, %v): error %v, want %q", name, c.n, c.limits, err, c.want)
 			}
 			if c.n < 0 {
 				continue
 			}
-			if _, err = store.Adjust(ctx, "key", c.n, c.limits); !errors.Is(err, ratelimit.ErrArgument) || !strings.Contains(err.Error(), c.want) {
+			if _, err = store.Adjust(ctx, "key", ratelimit.Adjustment{N: c.n, Limits: c.limits}); !errors.Is(err, ratelimit.ErrArgument) || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%s: Adjust(%d, %v): error %v, want %q", name, c.n, c.limits, err, c.want)
 			}
 		}
@@ -97,7 +97,7 @@ func TestHammer(t *testing.T) {
 	for range 4 {
 		taking.Go(func() {
 			for start := time.Now(); time.Since(start) < time.Second; {
-				r, err := store.Take(ctx, "key", 1, []ratelimit.Limit{hammered})
+				r, err := store.Take(ctx, "key", ratelimit.Take{N: 1, Limits: []ratelimit.Limit{hammered}})
 				if err != nil {
 					t.Error(err)
 					return

@@ -50,18 +50,20 @@ func TestWaitingRequestsGoOnAtTheRefillRateInOrder(t *testing.T) {
 
 func TestWaitingClientThatLeavesGivesItsPlaceBack(t *testing.T) {
 	for _, test := range []struct {
-		name string
-		end  func(context.Context) (context.Context, context.CancelFunc)
-		code int
+		name   string
+		end    func(context.Context) (context.Context, context.CancelFunc)
+		code   int
+		reason ratelimit.Reason
+		next   time.Duration
 	}{
 		{"hangs up", func(ctx context.Context) (context.Context, context.CancelFunc) {
 			ctx, cancel := context.WithCancel(ctx)
 			time.AfterFunc(500*time.Millisecond, cancel)
 			return ctx, cancel
-		}, 499},
+		}, 499, "gone", 500 * time.Millisecond},
 		{"runs out of time", func(ctx context.Context) (context.Context, context.CancelFunc) {
 			return context.WithTimeout(ctx, 500*time.Millisecond)
-		}, http.StatusTooManyRequests},
+		}, http.StatusTooManyRequests, "refused", time.Second}, // At once: its turn would come too late.
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -75,11 +77,11 @@ func TestWaitingClientThatLeavesGivesItsPlaceBack(t *testing.T) {
 				defer cancel()
 				require.Equal(t, test.code, getWith(ctx, engine).Code)
 				require.Equal(t, 1, served, "its handler does not run")
-				require.Equal(t, []ratelimit.Reason{"allowed", "gone"}, reasons)
+				require.Equal(t, []ratelimit.Reason{"allowed", test.reason}, reasons)
 
 				start := time.Now()
 				require.Equal(t, http.StatusOK, get(engine).Code)
-				require.Equal(t, 500*time.Millisecond, time.Since(start), "the next has its place")
+				require.Equal(t, test.next, time.Since(start), "the next has its place")
 			})
 		})
 	}
@@ -96,10 +98,9 @@ func TestShadowDoesNotHoldBack(t *testing.T) {
 	})
 }
 
-func TestMaxWaitNeedsAStoreThatCan(t *testing.T) {
+func TestWrongMaxWait(t *testing.T) {
 	_, err := ratelimit.NewLimiter(ratelimit.WithRefillRate(ratelimit.PerSecond(1)), ratelimit.WithMaxWait(0),
-		ratelimit.WithName("plain"), ratelimit.WithStore(brokenStore{}), ratelimit.WithBan(ratelimit.Ban{After: 1}))
+		ratelimit.WithBan(ratelimit.Ban{After: 1}))
 	require.ErrorContains(t, err, "WithMaxWait(0s): must be from 1µs to 24h")
 	require.ErrorContains(t, err, "ratelimit: ban of 0s up to 0s: For must be positive")
-	require.ErrorContains(t, err, "need a Store that is an OptionStore, and ratelimit_test.brokenStore is not")
 }

@@ -44,7 +44,7 @@ var (
 func takeFrom(store ratelimit.Store, l limit) taker {
 	limits := []ratelimit.Limit{{Capacity: l.capacity, Refill: ratelimit.Every(l.per)}}
 	return func(key string) verdict {
-		result, err := store.Take(context.Background(), key, 1, limits)
+		result, err := store.Take(context.Background(), key, ratelimit.Take{N: 1, Limits: limits})
 		return verdictOf(result.Allowed, err)
 	}
 }

@@ -48,12 +48,12 @@ func TestA04SprayOnMemory(t *testing.T) {
 			var key []byte
 			for i := g; i < spray; i += 2 {
 				key = strconv.AppendInt(append(key[:0], "sprayed-key-"...), int64(i), 10)
-				if _, err := store.Take(context.Background(), string(key), 10, []ratelimit.Limit{limit}); err != nil {
+				if _, err := store.Take(context.Background(), string(key), ratelimit.Take{N: 10, Limits: []ratelimit.Limit{limit}}); err != nil {
 					t.Error(err)
 					return
 				}
 				if i%10_000 == g {
-					if r, _ := store.Take(context.Background(), "victim", 1, []ratelimit.Limit{limit}); r.Allowed {
+					if r, _ := store.Take(context.Background(), "victim", ratelimit.Take{N: 1, Limits: []ratelimit.Limit{limit}}); r.Allowed {
 						t.Error("the drained victim was admitted")
 					}
 				}

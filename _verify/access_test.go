@@ -42,7 +42,7 @@ func TestF16Access(t *testing.T) {
 		server.SetACL("app", smallest...)
 		began := monotonic()
 		eventually(t, 5*time.Second, "the store works again", func() bool {
-			_, err := store.Take(t.Context(), "key", 0, []ratelimit.Limit{limit})
+			_, err := store.Take(t.Context(), "key", ratelimit.Take{Limits: []ratelimit.Limit{limit}})
 			return err == nil
 		})
 		c.recovers(time.Duration(monotonic()-began), time.Second)
@@ -74,7 +74,7 @@ func storm(c *trial, server *redistest.Server, store ratelimit.Store, limit rate
 	var latencies []time.Duration
 	for range takes {
 		began := time.Now()
-		_, err := store.Take(context.Background(), "key", 1, []ratelimit.Limit{limit})
+		_, err := store.Take(context.Background(), "key", ratelimit.Take{N: 1, Limits: []ratelimit.Limit{limit}})
 		latencies = append(latencies, time.Since(began))
 		if err == nil {
 			c.t.Error("a take that is not allowed was made")
@@ -129,7 +129,7 @@ func TestF18ReadOnly(t *testing.T) {
 		time.Sleep(5 * time.Millisecond)
 		back <- admin.ReplicaOf(context.Background(), "NO", "ONE").Err()
 	}()
-	_, err := short.Take(t.Context(), "bridged", 1, []ratelimit.Limit{hoard})
+	_, err := short.Take(t.Context(), "bridged", ratelimit.Take{N: 1, Limits: []ratelimit.Limit{hoard}})
 	if err := <-back; err != nil {
 		t.Fatal(err)
 	}

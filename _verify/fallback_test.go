@@ -35,7 +35,7 @@ func TestF28BackAndForth(t *testing.T) {
 	for m := range members {
 		client := openClient(t, &redis.Options{Addr: p.addr, DialerRetries: 1, PoolSize: 100, MaxRetries: -1})
 		var err error
-		stores[m], err = ratelimit.NewFallbackStore(&counted{OptionStore: storeOn(t, client), calls: &calls}, ratelimit.NewMemoryStore(),
+		stores[m], err = ratelimit.NewFallbackStore(&counted{Store: storeOn(t, client), calls: &calls}, ratelimit.NewMemoryStore(),
 			ratelimit.WithShare(1.0/members), ratelimit.WithCoolOff(coolOff),
 			ratelimit.WithOnSwitch(func(degraded bool, _ error) {
 				mu.Lock()
@@ -56,7 +56,7 @@ func TestF28BackAndForth(t *testing.T) {
 					case <-ticks.C:
 					}
 					start := monotonic()
-					r, err := stores[m].Take(context.Background(), "key", 1, []ratelimit.Limit{limit})
+					r, err := stores[m].Take(context.Background(), "key", ratelimit.Take{N: 1, Limits: []ratelimit.Limit{limit}})
 					end := monotonic()
 					if err != nil {
 						t.Error(err)
@@ -112,11 +112,11 @@ func TestF28BackAndForth(t *testing.T) {
 
 // counted counts the calls to a store.
 type counted struct {
-	ratelimit.OptionStore
+	ratelimit.Store
 	calls *atomic.Int64
 }
 
-func (s *counted) Take(ctx context.Context, key string, n int, limits []ratelimit.Limit) (ratelimit.Result, error) {
+func (s *counted) Take(ctx context.Context, key string, take ratelimit.Take) (ratelimit.Result, error) {
 	s.calls.Add(1)
-	return s.OptionStore.Take(ctx, key, n, limits)
+	return s.Store.Take(ctx, key, take)
 }

@@ -34,7 +34,7 @@ func FuzzReply(f *testing.F) {
 			t.Fatal(err)
 		}
 		replies <- reply
-		r, err := store.Take(t.Context(), "key", 1, []ratelimit.Limit{limit})
+		r, err := store.Take(t.Context(), "key", ratelimit.Take{N: 1, Limits: []ratelimit.Limit{limit}})
 		select {
 		case <-replies:
 		default:
@@ -64,7 +64,7 @@ func FuzzState(f *testing.F) {
 			if err := client.Set(ctx, "ratelimit:key", state, 0).Err(); err != nil {
 				t.Fatal(err)
 			}
-			r, err := store.Take(ctx, "key", 1, limits[:n])
+			r, err := store.Take(ctx, "key", ratelimit.Take{N: 1, Limits: limits[:n]})
 			switch {
 			case errors.Is(err, ratelimit.ErrForeignState):
 				if got := client.Get(ctx, "ratelimit:key").Val(); got != state {

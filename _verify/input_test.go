@@ -51,7 +51,7 @@ func TestB01InvalidLimits(t *testing.T) {
 		}
 		// The same as a limit that only a request brings: the policy, never a panic and never unlimited.
 		for name, store := range stores {
-			if r, err := store.Take(t.Context(), "key", 1, []ratelimit.Limit{limit}); !errors.Is(err, ratelimit.ErrArgument) || r.Allowed {
+			if r, err := store.Take(t.Context(), "key", ratelimit.Take{N: 1, Limits: []ratelimit.Limit{limit}}); !errors.Is(err, ratelimit.ErrArgument) || r.Allowed {
 				t.Errorf("%s: %v: %+v, %v", name, limit, r, err)
 			}
 			engine := routed(ratelimit.New(ratelimit.WithName("b1"), ratelimit.WithStore(store), ratelimit.WithRefillRate(ratelimit.PerHour(1)),
@@ -69,7 +69,7 @@ func TestB01InvalidLimits(t *testing.T) {
 		limit := ratelimit.Limit{Capacity: rapid.Int().Draw(t, "capacity"), Refill: ratelimit.Rate{
 			Tokens: rapid.Int().Draw(t, "tokens"), Per: time.Duration(rapid.Int64().Draw(t, "per")),
 		}}
-		r, err := memory.Take(context.Background(), "any", 1, []ratelimit.Limit{limit})
+		r, err := memory.Take(context.Background(), "any", ratelimit.Take{N: 1, Limits: []ratelimit.Limit{limit}})
 		if valid := limit.Validate() == nil; valid != (err == nil) || !valid && r.Allowed {
 			t.Fatalf("%v: valid %v, %+v, %v", limit, valid, r, err)
 		}
@@ -105,8 +105,12 @@ func TestB02Costs(t *testing.T) {
 				t.Errorf("%s: cost %d: %d tokens remain", name, cost, r.Remaining)
 			}
 			// What is given back or owed saturates.
+			taken, err := store.Take(t.Context(), key, ratelimit.Take{N: 1, Limits: []ratelimit.Limit{limit}})
+			if err != nil {
+				t.Fatal(err)
+			}
 			for _, n := range []int{math.MaxInt, math.MinInt} {
-				r, err := store.Adjust(t.Context(), key, n, []ratelimit.Limit{limit})
+				r, err := store.Adjust(t.Context(), key, ratelimit.Adjustment{N: n, Limits: []ratelimit.Limit{limit}, Receipt: taken.Receipt})
 				if err != nil || r.Remaining < 0 || r.Remaining > limit.Capacity || r.ResetAfter < 0 || r.Wait < 0 {
 					t.Errorf("%s: Adjust(%d): %+v, %v", name, n, r, err)
 				}

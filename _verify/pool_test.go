@@ -33,7 +33,7 @@ func TestF25PoolExhausted(t *testing.T) {
 		for i := range goroutines {
 			asking.Go(func() {
 				began := time.Now()
-				_, err := store.Take(context.Background(), "key", 1, []ratelimit.Limit{hoard})
+				_, err := store.Take(context.Background(), "key", ratelimit.Take{N: 1, Limits: []ratelimit.Limit{hoard}})
 				latencies[i] = time.Since(began)
 				if err == nil {
 					ok.Add(1)
@@ -98,7 +98,7 @@ func TestF26Clients(t *testing.T) {
 	var latencies []time.Duration
 	for range 10 {
 		began := time.Now()
-		if _, err := store.Take(t.Context(), "key", 1, []ratelimit.Limit{hoard}); err == nil {
+		if _, err := store.Take(t.Context(), "key", ratelimit.Take{N: 1, Limits: []ratelimit.Limit{hoard}}); err == nil {
 			t.Error("a frozen server has decided")
 		}
 		latencies = append(latencies, time.Since(began))
@@ -161,7 +161,7 @@ func TestF27ClientClosed(t *testing.T) {
 					default:
 					}
 					began := time.Now()
-					_, err := store.Take(context.Background(), "key", 1, []ratelimit.Limit{hoard})
+					_, err := store.Take(context.Background(), "key", ratelimit.Take{N: 1, Limits: []ratelimit.Limit{hoard}})
 					took := time.Since(began)
 					mu.Lock()
 					latencies = append(latencies, took)

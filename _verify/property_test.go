@@ -31,37 +31,61 @@ func TestMemoryAgreesWithRedis(t *testing.T) {
 		type call struct {
 			pause   time.Duration
 			kind, n int
-			limits  []ratelimit.Limit
-			options ratelimit.TakeOptions
+			of      int // how many takes ago the one is that is given back
+			take    ratelimit.Take
 		}
 		calls := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) call {
 			c := call{
 				pause: time.Duration(rapid.IntRange(0, 3_000_000).Draw(t, "µs")) * time.Microsecond,
-				kind:  rapid.IntRange(0, 9).Draw(t, "kind"), n: rapid.IntRange(0, 7).Draw(t, "n"), limits: limits.Draw(t, "limits"),
+				kind:  rapid.IntRange(0, 12).Draw(t, "kind"), n: rapid.IntRange(0, 7).Draw(t, "n"), of: rapid.IntRange(1, 4).Draw(t, "of"),
+				take: ratelimit.Take{Limits: limits.Draw(t, "limits")},
 			}
+			c.take.N = c.n
 			if rapid.Bool().Draw(t, "wait") {
-				c.options.MaxWait = time.Duration(rapid.IntRange(0, 2_000_000).Draw(t, "longest")) * time.Microsecond
+				c.take.MaxWait = time.Duration(rapid.IntRange(0, 2_000_000).Draw(t, "longest")) * time.Microsecond
 			}
 			if rapid.Bool().Draw(t, "ban") {
-				c.options.Ban = ban
+				c.take.Ban = ban
 			}
 			return c
 		}), 1, 60).Draw(rt, "calls")
-		run := func(store ratelimit.OptionStore, advance func(time.Duration)) (answers []string) {
+		run := func(store ratelimit.Store, advance func(time.Duration)) (answers []string) {
+			type taken struct {
+				limits  []ratelimit.Limit
+				receipt ratelimit.Receipt
+			}
+			var takes []taken
+			say := func(of any, err error) { answers = append(answers, fmt.Sprintf("%+v %v", of, err)) }
+			result := func(r ratelimit.Result, err error) {
+				r.Source, r.Receipt = ratelimit.SourceUnknown, ratelimit.Receipt{}
+				say(r, err)
+			}
 			for _, c := range calls {
 				advance(c.pause)
-				var r ratelimit.Result
-				var err error
-				switch c.kind {
-				case 0:
-					err = store.Reset(context.Background(), "key")
-				case 1, 2:
-					r, err = store.Adjust(context.Background(), "key", c.n-3, c.limits)
+				switch {
+				case c.kind == 0:
+					found, err := store.Reset(context.Background(), "key")
+					say(found, err)
+				case c.kind == 1:
+					result(store.Adjust(context.Background(), "key", ratelimit.Adjustment{N: -c.n, Limits: c.take.Limits}))
+				case c.kind <= 4 && len(takes) >= c.of:
+					t := &takes[len(takes)-c.of]
+					r, err := store.Adjust(context.Background(), "key", ratelimit.Adjustment{
+						N: c.n - 1, Limits: t.limits, Receipt: t.receipt, Leave: c.kind == 4,
+					})
+					t.receipt = r.Receipt
+					result(r, err)
+				case c.kind == 5:
+					usage, err := store.Look(context.Background(), "key", c.take.Limits)
+					usage.Source = ratelimit.SourceUnknown
+					say(usage, err)
 				default:
-					r, err = store.TakeWith(context.Background(), "key", c.n, c.limits, c.options)
+					r, err := store.Take(context.Background(), "key", c.take)
+					if r.Allowed && c.n > 0 {
+						takes = append(takes, taken{c.take.Limits, r.Receipt})
+					}
+					result(r, err)
 				}
-				r.Source = ratelimit.SourceUnknown
-				answers = append(answers, fmt.Sprintf("%+v %v", r, err))
 			}
 			return answers
 		}
@@ -107,6 +131,6 @@ type prefixed struct {
 	prefix string
 }
 
-func (s prefixed) Take(ctx context.Context, key string, n int, limits []ratelimit.Limit) (ratelimit.Result, error) {
-	return s.Store.Take(ctx, s.prefix+key, n, limits)
+func (s prefixed) Take(ctx context.Context, key string, take ratelimit.Take) (ratelimit.Result, error) {
+	return s.Store.Take(ctx, s.prefix+key, take)
 }

@@ -92,7 +92,7 @@ func TestF23NoReplicas(t *testing.T) {
 	}
 	times := pick(50, 10)
 	for range times {
-		if _, err := store.Take(t.Context(), "key", 1, []ratelimit.Limit{hoard}); err == nil || !strings.Contains(err.Error(), "NOREPLICAS") {
+		if _, err := store.Take(t.Context(), "key", ratelimit.Take{N: 1, Limits: []ratelimit.Limit{hoard}}); err == nil || !strings.Contains(err.Error(), "NOREPLICAS") {
 			t.Fatalf("error %v", err)
 		}
 	}

@@ -182,10 +182,10 @@ func TestF17ForeignState(t *testing.T) {
 		if !errors.Is(err, ratelimit.ErrForeignState) {
 			t.Errorf("%s: error %v", name, err)
 		}
-		if err := limiter.Reset(ctx, "foreign"); !errors.Is(err, ratelimit.ErrForeignState) {
+		if _, err := limiter.Reset(ctx, "foreign"); !errors.Is(err, ratelimit.ErrForeignState) {
 			t.Errorf("%s: Reset: error %v", name, err)
 		}
-		if _, err := store.Adjust(ctx, "f17:foreign", 1, []ratelimit.Limit{limit}); !errors.Is(err, ratelimit.ErrForeignState) {
+		if _, err := store.Adjust(ctx, "f17:foreign", ratelimit.Adjustment{N: 1, Limits: []ratelimit.Limit{limit}}); !errors.Is(err, ratelimit.ErrForeignState) {
 			t.Errorf("%s: Adjust: error %v", name, err)
 		}
 		if w := get(engine); w.Code != http.StatusServiceUnavailable {
@@ -210,7 +210,7 @@ func fill(t *testing.T, store ratelimit.Store, keys int, limit ratelimit.Limit) 
 	for i := range fillers {
 		filling.Go(func() {
 			for k := i; k < keys; k += fillers {
-				if _, err := store.Take(context.Background(), "fill"+strconv.Itoa(k), 1, []ratelimit.Limit{limit}); err != nil {
+				if _, err := store.Take(context.Background(), "fill"+strconv.Itoa(k), ratelimit.Take{N: 1, Limits: []ratelimit.Limit{limit}}); err != nil {
 					t.Error(err)
 					return
 				}

@@ -37,7 +37,7 @@ func storeOn(t *testing.T, client redis.UniversalClient, opts ...ratelimit.Redis
 // take withdraws n tokens, and fails the test where the store cannot decide.
 func take(t *testing.T, store ratelimit.Store, key string, n int, limits ...ratelimit.Limit) ratelimit.Result {
 	t.Helper()
-	r, err := store.Take(context.Background(), key, n, limits)
+	r, err := store.Take(context.Background(), key, ratelimit.Take{N: n, Limits: limits})
 	if err != nil {
 		t.Fatalf("Take(%q, %d): %v", key, n, err)
 	}

@@ -25,7 +25,7 @@ func takeThrough(store ratelimit.Store, times int) (asked, answered [takers]int)
 		taking.Go(func() {
 			for range times / takers {
 				asked[i]++
-				if _, err := store.Take(context.Background(), strconv.Itoa(i), 1, []ratelimit.Limit{hoard}); err == nil {
+				if _, err := store.Take(context.Background(), strconv.Itoa(i), ratelimit.Take{N: 1, Limits: []ratelimit.Limit{hoard}}); err == nil {
 					answered[i]++
 				}
 			}
@@ -67,7 +67,7 @@ func TestF06ReplyLost(t *testing.T) {
 		c.exceeds(0, 0)
 		c.note("MaxRetries %d: %d double charges in %d takes, of which %d lost their replies", retries, double, times, unanswered)
 		for i := range takers {
-			if err := direct.Reset(t.Context(), strconv.Itoa(i)); err != nil {
+			if _, err := direct.Reset(t.Context(), strconv.Itoa(i)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -113,7 +113,7 @@ func TestF07ReplyLate(t *testing.T) {
 			for range pick(60, 15) {
 				began := time.Now()
 				asked[i]++
-				r, err := store.Take(context.Background(), strconv.Itoa(i), 1, []ratelimit.Limit{hoard})
+				r, err := store.Take(context.Background(), strconv.Itoa(i), ratelimit.Take{N: 1, Limits: []ratelimit.Limit{hoard}})
 				took := time.Since(began)
 				if err == nil {
 					answered[i]++
@@ -157,7 +157,7 @@ func TestF08TornReply(t *testing.T) {
 	times := pick(100, 20)
 	p.with(func([]byte) action { return action{pass: 3, cut: true} })
 	for range times {
-		if r, err := store.Take(t.Context(), "torn", 1, []ratelimit.Limit{hoard}); err == nil {
+		if r, err := store.Take(t.Context(), "torn", ratelimit.Take{N: 1, Limits: []ratelimit.Limit{hoard}}); err == nil {
 			t.Fatalf("a torn reply was taken for %+v", r)
 		}
 	}
@@ -169,12 +169,12 @@ func TestF08TornReply(t *testing.T) {
 	store = openStore(t, x.addr, patient)
 	take(t, store, "cut", 1, hoard)
 	x.add("limit_data", map[string]any{"bytes": 3})
-	if _, err := store.Take(t.Context(), "cut", 1, []ratelimit.Limit{hoard}); err == nil {
+	if _, err := store.Take(t.Context(), "cut", ratelimit.Take{N: 1, Limits: []ratelimit.Limit{hoard}}); err == nil {
 		t.Error("a cut reply was taken for one")
 	}
 	x.clean()
 	eventually(t, 5*time.Second, "the store works again", func() bool {
-		_, err := store.Take(t.Context(), "cut", 0, []ratelimit.Limit{hoard})
+		_, err := store.Take(t.Context(), "cut", ratelimit.Take{Limits: []ratelimit.Limit{hoard}})
 		return err == nil
 	})
 	if got := charged(t, direct, "cut"); got != 2 {

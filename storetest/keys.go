@@ -90,17 +90,17 @@ func keyIsCopied(s *session) {
 			}
 			for i := range keys {
 				lent(i, func(key string) error {
-					_, err := s.store.Take(s.ctx, key, 1+i%5, limits)
+					_, err := s.store.Take(s.ctx, key, ratelimit.Take{N: 1 + i%5, Limits: limits})
 					return err
 				})
 				lent(i, func(key string) error {
-					_, err := s.store.Adjust(s.ctx, key, -1, limits)
+					_, err := s.store.Adjust(s.ctx, key, ratelimit.Adjustment{N: -1, Limits: limits})
 					return err
 				})
 			}
 			for i := range keys {
 				key := fmt.Sprintf(name, i)
-				r, err := s.store.Take(s.ctx, key, 0, limits)
+				r, err := s.store.Take(s.ctx, key, ratelimit.Take{Limits: limits})
 				if want := max(0, 5-(1+i%5)-1); err != nil || r.Remaining != want {
 					s.t.Fatalf("%q: %d remaining, %v; want %d: the store kept the caller's bytes", key, r.Remaining, err, want)
 				}

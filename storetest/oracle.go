@@ -3,6 +3,7 @@ package storetest
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/big"
 	"slices"
 	"strings"
@@ -16,9 +17,10 @@ import (
 // with the stores that it judges: what they count in units, it keeps as rational numbers of tokens, and it
 // rounds nothing but what the documentation says is rounded.
 type oracle struct {
-	mu   sync.Mutex
-	now  int64 // µs
-	keys map[string]entry
+	mu      sync.Mutex
+	now     int64 // µs
+	keys    map[string]entry
+	tickets []ticket
 }
 
 // entry is what there is under a key.
@@ -32,6 +34,7 @@ type bucket struct {
 	rate    *big.Rat // tokens per µs
 	missing *big.Rat // tokens, from full; more than the capacity is a debt
 	beyond  int      // tokens by which the bucket is larger than the limit that it is asked for by
+	maxWait int64    // µs that a take may wait for tokens
 }
 
 var (
@@ -41,61 +44,199 @@ var (
 
 func newOracle() *oracle { return &oracle{keys: make(map[string]entry)} }
 
-func (o *oracle) Take(_ context.Context, key string, n int, limits []ratelimit.Limit) (ratelimit.Result, error) {
-	if n < 0 {
-		return ratelimit.Result{}, fmt.Errorf("cost %d: %w", n, ratelimit.ErrArgument)
+func (o *oracle) Take(_ context.Context, key string, take ratelimit.Take) (ratelimit.Result, error) {
+	if take.N < 0 || take.MaxWait < 0 {
+		return ratelimit.Result{}, fmt.Errorf("take of %d, waiting up to %v: %w", take.N, take.MaxWait, ratelimit.ErrArgument)
+	}
+	if take.Ban != (ratelimit.Ban{}) {
+		panic("storetest: the oracle knows no bans")
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	asked, err := o.ask(key, limits)
+	asked, err := o.ask(key, take.Limits)
 	if err != nil {
 		return ratelimit.Result{}, err
 	}
-	if n == 0 || !admits(asked, n) {
-		return decision(asked, n), nil
+	for i := range asked {
+		asked[i].maxWait = take.MaxWait.Microseconds()
+	}
+	if !admits(asked, take.N) {
+		return refused(asked, take.N), nil
 	}
 	for _, b := range asked {
-		b.missing.Add(b.missing, tokens(n))
+		b.missing.Add(b.missing, tokens(take.N))
 	}
 	r := admitted(asked)
-	o.write(key, asked)
-	return r, nil
-}
-
-func (o *oracle) Adjust(_ context.Context, key string, n int, limits []ratelimit.Limit) (ratelimit.Result, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	asked, err := o.ask(key, limits)
-	if err != nil {
-		return ratelimit.Result{}, err
-	}
-	if n != 0 {
-		for _, b := range asked {
-			b.missing.Sub(b.missing, tokens(n))
-			if b.missing.Sign() < 0 {
-				b.missing.SetInt64(0)
-			}
-			b.boundDebt()
-		}
-	}
-	r := decision(asked, 0)
-	if n != 0 {
+	if take.N > 0 {
+		r.Receipt = o.receipt(asked, take.MaxWait >= us)
 		o.write(key, asked)
 	}
 	return r, nil
 }
 
-func (o *oracle) Reset(_ context.Context, key string) error {
+func (o *oracle) Adjust(_ context.Context, key string, change ratelimit.Adjustment) (ratelimit.Result, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	asked, err := o.ask(key, change.Limits)
+	if err != nil {
+		return ratelimit.Result{}, err
+	}
+	n := change.N
+	t := o.ticket(&change.Receipt)
+	if n > 0 && t != nil && len(t.left) != len(asked) {
+		return ratelimit.Result{}, fmt.Errorf("giving %d back: %w", n, ratelimit.ErrArgument)
+	}
+	changed := false
+	for i := range asked {
+		b := &asked[i]
+		delta := tokens(n)
+		switch {
+		case n > 0 && t == nil:
+			delta.SetInt64(0) // Nothing was taken that could come back.
+		case n > 0:
+			delta = t.worth(o.now, i, b, n, change.Leave)
+		}
+		before := new(big.Rat).Set(b.missing)
+		b.missing = b.debt(b.missing, delta)
+		changed = changed || b.missing.Cmp(before) != 0
+		if t != nil && i < len(t.left) {
+			t.left[i] = b.debt(t.left[i], tokens(n))
+		}
+	}
+	r := decision(asked, 0)
+	r.Receipt = change.Receipt
+	if t == nil && n < 0 {
+		r.Receipt = o.receipt(asked, false) // A debt of its own.
+	}
+	if changed {
+		o.write(key, asked)
+	}
+	return r, nil
+}
+
+// ticket is what a receipt of the oracle's is of: a take, and what of it can still be given back. The receipt's At is its
+// place in the list, plus 1.
+type ticket struct {
+	at     int64      // µs
+	left   []*big.Rat // tokens, one per limit
+	queued bool
+}
+
+func (o *oracle) receipt(asked []bucket, queued bool) ratelimit.Receipt {
+	t := ticket{at: o.now, queued: queued}
+	for _, b := range asked {
+		t.left = append(t.left, new(big.Rat).Set(b.missing))
+	}
+	o.tickets = append(o.tickets, t)
+	return ratelimit.NewReceipt(ratelimit.SourceUnknown, int64(len(o.tickets)), make([]int64, len(asked)), queued)
+}
+
+func (o *oracle) ticket(r *ratelimit.Receipt) *ticket {
+	if r.At() == 0 {
+		return nil
+	}
+	return &o.tickets[r.At()-1]
+}
+
+// worth returns how many tokens a give-back of n is worth: as many as the bucket has not refilled by now of what was
+// missing after the take.
+func (t *ticket) worth(now int64, i int, b *bucket, n int, leave bool) *big.Rat {
+	left := new(big.Rat).Mul(new(big.Rat).SetInt64(now-t.at), b.rate)
+	left.Sub(t.left[i], left)
+	if left.Sign() < 0 {
+		left.SetInt64(0)
+	}
+	worth := new(big.Rat).Set(left)
+	if tokens(n).Cmp(left) < 0 {
+		worth = tokens(n)
+	}
+	behind := new(big.Rat).Sub(b.missing, left) // what others have reserved since
+	switch {
+	case leave && behind.Sign() > 0:
+		worth.Sub(worth, behind)
+	case !leave && t.queued && b.missing.Cmp(tokens(b.limit.Capacity)) > 0:
+		worth.SetInt64(0)
+	}
+	if worth.Sign() < 0 {
+		worth.SetInt64(0)
+	}
+	return worth
+}
+
+// debt returns missing with so much given back, which is between none and the most that there is.
+func (b *bucket) debt(missing, back *big.Rat) *big.Rat {
+	d := *b
+	d.missing = new(big.Rat).Sub(missing, back)
+	if d.missing.Sign() < 0 {
+		d.missing.SetInt64(0)
+	}
+	d.boundDebt()
+	return d.missing
+}
+
+// Look implements ratelimit.Store.
+func (o *oracle) Look(_ context.Context, key string, limits []ratelimit.Limit) (ratelimit.Usage, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	usage := ratelimit.Usage{}
+	e := o.keys[key]
+	var asked []bucket
+	if len(limits) > 0 {
+		var err error
+		if asked, err = o.ask(key, limits); err != nil {
+			return usage, err
+		}
+	} else if !o.full(key) {
+		for _, b := range e.buckets {
+			b.missing = new(big.Rat).Set(b.missing)
+			b.refill(o.now - e.last)
+			b.limit = normal(b.limit)
+			asked = append(asked, b)
+		}
+	}
+	for _, b := range asked {
+		debt := new(big.Rat).Sub(b.missing, tokens(b.limit.Capacity))
+		if debt.Sign() < 0 {
+			debt.SetInt64(0)
+		}
+		u := ratelimit.LimitUsage{Limit: b.limit, Remaining: b.remaining(), Debt: int(ceil(debt).Int64()), ResetAfter: b.wait(b.missing)}
+		if b.missing.Sign() > 0 {
+			more := tokens(b.limit.Capacity - u.Remaining - 1)
+			u.NextToken = b.wait(new(big.Rat).Sub(b.missing, more))
+		}
+		usage.Limits = append(usage.Limits, u)
+	}
+	return usage, nil
+}
+
+// normal is the limit of the same rate whose period is the first of a second, a minute, an hour and a day in which whole
+// tokens come back, or else the shortest in whole microseconds.
+func normal(l ratelimit.Limit) ratelimit.Limit {
+	perMicro := rateOf(l)
+	l.Refill = ratelimit.Rate{Tokens: int(perMicro.Num().Int64()), Per: time.Duration(perMicro.Denom().Int64()) * us}
+	for _, per := range []time.Duration{sec, time.Minute, time.Hour, day} {
+		n := new(big.Rat).Mul(perMicro, new(big.Rat).SetInt64(per.Microseconds()))
+		if n.IsInt() && n.Num().IsInt64() && n.Num().Int64() <= math.MaxInt {
+			l.Refill = ratelimit.Rate{Tokens: int(n.Num().Int64()), Per: per}
+			break
+		}
+	}
+	return l
+}
+
+// Reset implements ratelimit.Store.
+func (o *oracle) Reset(_ context.Context, key string) (found bool, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	found = !o.full(key)
 	delete(o.keys, key)
-	return nil
+	return found, nil
 }
 
 // ask returns what is in the buckets now, by the limits that the caller has for them.
 func (o *oracle) ask(key string, limits []ratelimit.Limit) ([]bucket, error) {
-	if len(limits) == 0 {
-		return nil, fmt.Errorf("no limits: %w", ratelimit.ErrArgument)
+	if len(limits) == 0 || len(limits) > 32 {
+		return nil, fmt.Errorf("%d limits: %w", len(limits), ratelimit.ErrArgument)
 	}
 	e := o.keys[key]
 	asked := make([]bucket, len(limits))
@@ -174,9 +315,18 @@ func (b *bucket) refill(us int64) {
 // token is the size of a token in units: the period of the rate in lowest terms, in µs.
 func (b *bucket) token() *big.Int { return b.rate.Denom() }
 
-// lacks returns the tokens that have to come back before n can be taken.
+// lacks returns the tokens that have to come back before n can be taken. What comes back while the take may wait need
+// not be there, as far as a debt can hold it.
 func (b *bucket) lacks(n int) *big.Rat {
 	most := new(big.Rat).Sub(tokens(b.limit.Capacity), tokens(n))
+	if b.maxWait > 0 {
+		size := new(big.Int).Mul(big.NewInt(int64(b.limit.Capacity)), b.token())
+		longest := new(big.Int).Div(new(big.Int).Sub(maxDebt, size), b.rate.Num())
+		if wait := big.NewInt(b.maxWait); wait.Cmp(longest) < 0 {
+			longest = wait
+		}
+		most.Add(most, new(big.Rat).Mul(new(big.Rat).SetInt(longest), b.rate))
+	}
 	lack := new(big.Rat).Sub(b.missing, most)
 	if lack.Sign() < 0 {
 		lack.SetInt64(0)
@@ -219,17 +369,27 @@ func decision(asked []bucket, n int) ratelimit.Result {
 	return refused(asked, n)
 }
 
-// admitted describes an accepted take: the bucket with the fewest tokens speaks for all, the first of equals.
+// admitted describes an accepted take: the bucket that has to be waited for longest speaks for all, or else the one with
+// the fewest tokens, the first of equals.
 func admitted(asked []bucket) ratelimit.Result {
-	by := asked[0]
+	by, longest := asked[0], asked[0].solvent()
 	for _, b := range asked {
-		if b.remaining() < by.remaining() {
-			by = b
+		if wait := b.solvent(); wait > longest || longest == 0 && b.remaining() < by.remaining() {
+			by, longest = b, wait
 		}
 	}
 	return ratelimit.Result{
-		Allowed: true, Limit: by.limit, Remaining: by.remaining(), ResetAfter: by.wait(by.missing),
+		Allowed: true, Limit: by.limit, Remaining: by.remaining(), ResetAfter: by.wait(by.missing), Wait: longest,
 	}
+}
+
+// solvent returns how long it takes until the bucket is in no debt.
+func (b *bucket) solvent() time.Duration {
+	debt := new(big.Rat).Sub(b.missing, tokens(b.limit.Capacity))
+	if debt.Sign() <= 0 {
+		return 0
+	}
+	return b.wait(debt)
 }
 
 // refused describes a refused take: the bucket with the longest wait speaks for all, the first of equals.

@@ -39,7 +39,7 @@ func race(f func(i int)) {
 
 // try takes without the oracle, which is asked by one goroutine at a time. Errors are reported once.
 func (s *session) try(key string, n int, limits ...ratelimit.Limit) ratelimit.Result {
-	r, err := s.store.Take(s.ctx, key, n, limits)
+	r, err := s.store.Take(s.ctx, key, ratelimit.Take{N: n, Limits: limits})
 	if err != nil {
 		s.t.Errorf("Take(%q, %d): %v", key, n, err)
 	}
@@ -129,20 +129,21 @@ func raceOfCosts(s *session) {
 	}
 }
 
-// Who gives back what it took: no more than the capacity is ever out, and in the end the bucket is full.
+// All give back what they took: no more than the capacity is ever out, and in the end the bucket is full.
 func raceOfReturns(s *session) {
 	l := limit(5, ratelimit.PerHour(1))
 	var out, most atomic.Int64
 	race(func(int) {
 		for range 50 {
-			if !s.try("key", 1, l).Allowed {
+			r := s.try("key", 1, l)
+			if !r.Allowed {
 				continue
 			}
 			now := out.Add(1)
 			for m := most.Load(); now > m && !most.CompareAndSwap(m, now); m = most.Load() {
 			}
 			out.Add(-1)
-			if _, err := s.store.Adjust(s.ctx, "key", 1, []ratelimit.Limit{l}); err != nil {
+			if _, err := s.store.Adjust(s.ctx, "key", ratelimit.Adjustment{N: 1, Limits: []ratelimit.Limit{l}, Receipt: r.Receipt}); err != nil {
 				s.t.Error(err)
 			}
 		}
@@ -173,11 +174,11 @@ func raceOfEverything(s *session) {
 			case 0:
 				s.try(key, 3, other, l)
 			case 1:
-				if err := s.store.Reset(s.ctx, key); err != nil {
+				if _, err := s.store.Reset(s.ctx, key); err != nil {
 					s.t.Error(err)
 				}
 			case 2:
-				if _, err := s.store.Adjust(s.ctx, key, -1, []ratelimit.Limit{l}); err != nil {
+				if _, err := s.store.Adjust(s.ctx, key, ratelimit.Adjustment{N: -1, Limits: []ratelimit.Limit{l}}); err != nil {
 					s.t.Error(err)
 				}
 			default:

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -19,6 +20,15 @@ var rules = []testCase{
 	{"wrong arguments", wrongArguments},
 	{"reset", resetFills},
 	{"tokens given back", tokensGivenBack},
+	{"nothing comes back twice", nothingComesBackTwice},
+	{"what was used is the oldest part", usedIsOldest},
+	{"given back in several steps", givenBackInSteps},
+	{"given back by the limits of the take", givenBackByLimitsOfTake},
+	{"given back without a right", givenBackWithoutRight},
+	{"places in the queue", placesInQueue},
+	{"a queue that others wait in", queueOfOthers},
+	{"usage", usage},
+	{"as many limits as there may be", manyLimits},
 	{"debt", debt},
 	{"adjust without bounds", adjustWithoutBounds},
 	{"adjust of several limits", adjustOfSeveral},
@@ -203,11 +213,15 @@ func wrongArguments(s *session) {
 }
 
 func resetFills(s *session) {
-	s.reset("unknown")
+	if s.reset("unknown") {
+		s.t.Fatal("there was something to forget under an unknown key")
+	}
 	s.take("a", 10, tenPerSecond, onePerSecond)
 	s.take("a", 5, tenPerSecond, onePerSecond)
 	s.take("b", 10, tenPerSecond)
-	s.reset("a")
+	if !s.reset("a") {
+		s.t.Fatal("there was nothing to forget of buckets that were empty")
+	}
 	s.want("reset", s.look("a", tenPerSecond, onePerSecond), allowedBy(onePerSecond, 5, 0))
 	s.want("another key", s.look("b", tenPerSecond), allowedBy(tenPerSecond, 0, sec))
 	s.want("take after reset", s.take("a", 5, tenPerSecond, onePerSecond), allowedBy(onePerSecond, 0, 5*sec))
@@ -222,15 +236,232 @@ func resetFills(s *session) {
 
 func tokensGivenBack(s *session) {
 	s.take("key", 8, tenPerSecond)
-	s.want("three back", s.adjust("key", 3, tenPerSecond), allowedBy(tenPerSecond, 5, 500*ms))
-	s.want("zero", s.adjust("key", 0, tenPerSecond), allowedBy(tenPerSecond, 5, 500*ms))
+	eight := s.last()
+	s.want("three back", s.giveBack(eight, 3), allowedBy(tenPerSecond, 5, 500*ms))
+	s.want("none", s.giveBack(eight, 0), allowedBy(tenPerSecond, 5, 500*ms))
 	s.wait(50 * ms)
-	s.want("one back, half of one refilled", s.adjust("key", 1, tenPerSecond), allowedBy(tenPerSecond, 6, 350*ms))
-	s.want("never above full", s.adjust("key", 9, tenPerSecond), allowedBy(tenPerSecond, 10, 0))
+	s.want("one back, half of one refilled", s.giveBack(eight, 1), allowedBy(tenPerSecond, 6, 350*ms))
+	s.want("never above full", s.giveBack(eight, math.MaxInt), allowedBy(tenPerSecond, 10, 0))
 	s.want("and none saved up", s.take("key", 11, tenPerSecond), refusedBy(tenPerSecond, 10, never, 0))
 	s.want("take", s.take("key", 10, tenPerSecond), allowedBy(tenPerSecond, 0, sec))
-	s.want("an unknown key", s.adjust("new", 3, tenPerSecond), allowedBy(tenPerSecond, 10, 0))
-	s.want("an unknown key later", s.take("new", 10, tenPerSecond), allowedBy(tenPerSecond, 0, sec))
+
+	// Many takes, all given back in time, cost nothing.
+	minute := limit(60, ratelimit.PerMinute(60))
+	for range 5 {
+		for range 12 {
+			s.take("many", 5, minute)
+		}
+		s.wait(100 * ms)
+		for _, t := range s.takes[len(s.takes)-12:] {
+			s.giveBack(t, 5)
+		}
+		s.want("all back", s.look("many", minute), allowedBy(minute, 60, 0))
+	}
+}
+
+// What the bucket has refilled is nobody's to give back.
+func nothingComesBackTwice(s *session) {
+	minute := limit(5, ratelimit.PerMinute(5)) // a token each 12 s
+	s.take("late", 5, minute)
+	late := s.last()
+	s.wait(time.Minute)
+	s.take("late", 5, minute)
+	s.want("all has refilled since", s.giveBack(late, 5), allowedBy(minute, 0, time.Minute))
+
+	s.take("middle", 5, minute)
+	middle := s.last()
+	s.wait(30 * sec) // half of it
+	s.take("middle", 2, minute)
+	s.want("half is left, and comes back", s.giveBack(middle, 5), allowedBy(minute, 3, 24*sec))
+	s.want("and not once more", s.giveBack(middle, 5), allowedBy(minute, 3, 24*sec))
+
+	// A limit is as long ago as its own rate says.
+	s.take("two", 5, tenPerSecond, minute)
+	two := s.last()
+	s.wait(sec)
+	s.take("two", 5, tenPerSecond)
+	s.want("the fast one has refilled, the slow one has not", s.giveBack(two, 5), allowedBy(tenPerSecond, 5, 500*ms))
+	s.want("the slow one", s.look("two", limit(99, ratelimit.PerSecond(1)), minute), allowedBy(minute, 5, 0))
+
+	// Parked requests that all end at once give back what is still worth something, and no more.
+	for range 12 {
+		for range 5 {
+			s.take("parked", 1, minute)
+		}
+		s.wait(time.Minute)
+	}
+	parked := s.takes[len(s.takes)-60:]
+	admitted := 0
+	for _, t := range parked {
+		for s.take("parked", 1, minute).Allowed {
+			admitted++
+		}
+		s.giveBack(t, 1)
+	}
+	if admitted != 5 {
+		s.t.Fatalf("in the instant in which 60 old requests gave back, %d were admitted, want 5", admitted)
+	}
+}
+
+// Of a reservation of 2,000 of which 500 were used, the 500 are what has refilled first.
+func usedIsOldest(s *session) {
+	hour := limit(2000, ratelimit.PerHour(2000)) // a token each 1.8 s
+	s.take("key", 2000, hour)
+	model := s.last()
+	s.wait(900 * sec) // 500 of them
+	s.want("the rest is there", s.giveBack(model, 1500), allowedBy(hour, 2000, 0))
+	s.take("other", 2000, hour)
+	model = s.last()
+	s.wait(1800 * sec) // 1,000 of them
+	s.take("other", 1000, hour)
+	s.want("a part of the rest is", s.giveBack(model, 1500), allowedBy(hour, 1000, 1800*sec))
+}
+
+func givenBackInSteps(s *session) {
+	hour := limit(100, ratelimit.PerHour(100)) // a token each 36 s
+	s.take("key", 60, hour)
+	t := s.last()
+	s.want("ten", s.giveBack(t, 10), allowedBy(hour, 50, 1800*sec))
+	s.wait(360 * sec) // ten tokens
+	s.want("twenty", s.giveBack(t, 20), allowedBy(hour, 80, 720*sec))
+	s.want("twenty more than was reserved", s.giveBack(t, -50), allowedBy(hour, 30, 2520*sec))
+	s.want("and back", s.giveBack(t, 50), allowedBy(hour, 80, 720*sec))
+	s.want("the rest", s.giveBack(t, 30), allowedBy(hour, 100, 0))
+}
+
+// The limit may have changed meanwhile: the take's counts.
+func givenBackByLimitsOfTake(s *session) {
+	slow, fast := limit(10, ratelimit.PerMinute(10)), limit(10, ratelimit.PerSecond(10))
+	s.take("faster", 10, slow)
+	t := s.last()
+	s.wait(sec)
+	s.take("faster", 1, fast) // It takes the bucket over, full by its own rate.
+	s.want("a second is little by the limit of the take", s.giveBack(t, 5), allowedBy(slow, 10, 0))
+	s.take("slower", 10, fast)
+	t = s.last()
+	s.wait(500 * ms)
+	s.take("slower", 0, slow)
+	s.want("and half by this", s.giveBack(t, 10), allowedBy(fast, 10, 0))
+}
+
+func givenBackWithoutRight(s *session) {
+	s.take("key", 4, tenPerSecond)
+	t := s.last()
+	s.want("without a receipt", s.adjust("key", 3, tenPerSecond), allowedBy(tenPerSecond, 6, 400*ms))
+	s.want("of an unknown key", s.adjust("new", 3, tenPerSecond), allowedBy(tenPerSecond, 10, 0))
+
+	r, err := s.store.Take(s.ctx, "key", ratelimit.Take{N: 7, Limits: t.limits})
+	if err != nil || r.Allowed {
+		s.t.Fatalf("take of 7 where there are 6: %s, %v", resultText(r), err)
+	}
+	if _, err := s.store.Adjust(s.ctx, "key", ratelimit.Adjustment{N: 7, Limits: t.limits, Receipt: r.Receipt}); err != nil {
+		s.t.Fatalf("giving back what was refused: %v", err)
+	}
+	s.want("what was refused does not come back", s.look("key", tenPerSecond), allowedBy(tenPerSecond, 6, 400*ms))
+
+	two := []ratelimit.Limit{tenPerSecond, onePerSecond}
+	if _, err := s.store.Adjust(s.ctx, "key", ratelimit.Adjustment{N: 1, Limits: two, Receipt: t.store}); !errors.Is(err, ratelimit.ErrArgument) {
+		s.t.Fatalf("two limits, with the receipt of a take of one: got %v, want an error that wraps ErrArgument", err)
+	}
+	s.want("nothing has changed", s.look("key", tenPerSecond), allowedBy(tenPerSecond, 6, 400*ms))
+}
+
+// Ten wait for their turns, and the first five leave. Their places are lost, because those behind them do not move up;
+// the last place is not.
+func placesInQueue(s *session) {
+	one := limit(1, ratelimit.PerSecond(1))
+	s.take("key", 1, one)
+	for i := range 10 {
+		if r := s.queue("key", 1, one); r.Wait != time.Duration(i+1)*sec {
+			s.t.Fatalf("place %d is in %v", i, r.Wait)
+		}
+	}
+	queue := s.takes[len(s.takes)-10:]
+	for _, t := range queue[:5] {
+		s.leave(t, 1)
+	}
+	if r := s.queue("key", 1, one); r.Wait != 11*sec {
+		s.t.Fatalf("a newcomer goes on in %v, want 11s: behind those who wait", r.Wait)
+	}
+	s.leave(s.last(), 1)
+	s.leave(queue[9], 1)
+	if r := s.queue("key", 1, one); r.Wait != 10*sec {
+		s.t.Fatalf("after the last two have left, a newcomer goes on in %v, want 10s", r.Wait)
+	}
+	// A part of a place, and one that is a little late.
+	s.queue("parts", 1, limit(4, ratelimit.PerSecond(1)))
+	s.queue("parts", 4, limit(4, ratelimit.PerSecond(1)))
+	four := s.last()
+	s.queue("parts", 3, limit(4, ratelimit.PerSecond(1)))
+	s.wait(500 * ms)
+	s.leave(four, 4)
+	s.leave(s.last(), 3)
+}
+
+// A request that went on and gives back leaves the places of those who wait as they are.
+func queueOfOthers(s *session) {
+	one := limit(1, ratelimit.PerSecond(1))
+	s.queue("key", 1, one)
+	served := s.last()
+	s.queue("key", 1, one)
+	s.want("nothing for a newcomer", s.giveBack(served, 1), refusedBy(one, 0, sec, 2*sec))
+	if r := s.queue("key", 1, one); r.Wait != 2*sec {
+		s.t.Fatalf("a newcomer goes on in %v, want 2s", r.Wait)
+	}
+	s.queue("alone", 1, one)
+	s.want("nobody waits", s.giveBack(s.last(), 1), allowedBy(one, 1, 0))
+}
+
+func usage(s *session) {
+	hour := limit(100, ratelimit.PerHour(100))
+	s.usage("unknown")
+	s.usage("unknown", tenPerSecond, hour)
+	s.take("key", 7, tenPerSecond, hour)
+	s.wait(50 * ms)
+	for _, limits := range [][]ratelimit.Limit{nil, {tenPerSecond}, {tenPerSecond, hour}, {tenPerSecond, hour, onePerSecond}, {onePerSecond, hour}} {
+		s.usage("key", limits...)
+	}
+	got := s.usage("key", tenPerSecond, hour).Limits
+	for i, want := range []ratelimit.LimitUsage{
+		{Limit: tenPerSecond, Remaining: 3, NextToken: 50 * ms, ResetAfter: 650 * ms},
+		{Limit: hour, Remaining: 93, NextToken: 36*sec - 50*ms, ResetAfter: 252*sec - 50*ms},
+	} {
+		if got[i] != want {
+			s.t.Fatalf("usage of limit %d: got %+v, want %+v", i, got[i], want)
+		}
+	}
+	s.adjust("key", -10, tenPerSecond)
+	if got := s.usage("key").Limits[0]; got.Debt != 7 || got.Remaining != 0 || got.NextToken != 750*ms {
+		s.t.Fatalf("6.5 tokens in debt: got %+v", got)
+	}
+	s.usage("key", tenPerSecond, hour)
+	if _, err := s.store.Look(s.ctx, "key", []ratelimit.Limit{{}}); !errors.Is(err, ratelimit.ErrArgument) {
+		s.t.Fatalf("a look by the zero limit: got %v, want an error that wraps ErrArgument", err)
+	}
+	s.wait(day)
+	s.usage("key")
+	s.usage("key", hour, tenPerSecond)
+}
+
+func manyLimits(s *session) {
+	var limits []ratelimit.Limit
+	for i := range 33 {
+		limits = append(limits, limit(10+i, ratelimit.PerHour(10+i)))
+	}
+	for _, n := range []int{5, 32} {
+		s.take("key", 9, limits[:n]...)
+		t := s.last()
+		s.wait(sec)
+		s.usage("key", limits[:n]...)
+		s.giveBack(t, 4)
+		s.giveBack(t, -2)
+		s.giveBack(t, 7)
+		s.usage("key")
+		s.reset("key")
+	}
+	s.take("key", 1, limits...)
+	s.adjust("key", -1, limits...)
+	s.usage("key")
 }
 
 func debt(s *session) {
@@ -249,8 +480,8 @@ func debt(s *session) {
 	s.wait(100 * ms)
 	s.want("take", s.take("key", 1, tenPerSecond), allowedBy(tenPerSecond, 0, sec))
 
-	s.adjust("key", -20, tenPerSecond)
-	s.want("given back", s.adjust("key", 15, tenPerSecond), refusedBy(tenPerSecond, 0, 500*ms, 1500*ms))
+	s.giveBack(s.last(), -20)
+	s.want("given back", s.giveBack(s.last(), 15), refusedBy(tenPerSecond, 0, 500*ms, 1500*ms))
 	twice, larger := limit(10, ratelimit.PerSecond(20)), limit(12, ratelimit.PerSecond(10))
 	s.want("the debt at another rate", s.look("key", twice), refusedBy(twice, 0, 250*ms, 750*ms))
 	s.want("the debt in a larger bucket", s.look("key", larger), refusedBy(larger, 0, 300*ms, 1500*ms))
@@ -261,7 +492,7 @@ func debt(s *session) {
 
 func adjustWithoutBounds(s *session) {
 	s.take("key", 5, tenPerSecond)
-	s.want("all back", s.adjust("key", math.MaxInt, tenPerSecond), allowedBy(tenPerSecond, 10, 0))
+	s.want("all back", s.giveBack(s.last(), math.MaxInt), allowedBy(tenPerSecond, 10, 0))
 
 	// 2^53-1 units, where a token has a million.
 	const most = (1<<53 - 1) * us
@@ -278,14 +509,17 @@ func adjustWithoutBounds(s *session) {
 	}
 	s.reset("debtor")
 	s.adjust("debtor", math.MinInt, one)
+	s.reset("debtor")
+	s.take("debtor", 1, one)
+	s.giveBack(s.last(), math.MinInt)
 	s.wait(year)
-	s.adjust("debtor", math.MaxInt32, one)
-	s.adjust("debtor", math.MaxInt, one)
+	s.giveBack(s.last(), math.MaxInt32)
+	s.giveBack(s.last(), math.MaxInt)
 }
 
 func adjustOfSeveral(s *session) {
 	s.take("key", 3, tenPerSecond, onePerSecond)
-	s.want("both back", s.adjust("key", 2, tenPerSecond, onePerSecond), allowedBy(onePerSecond, 4, sec))
+	s.want("both back", s.giveBack(s.last(), 2), allowedBy(onePerSecond, 4, sec))
 	s.want("the first", s.look("key", tenPerSecond), allowedBy(tenPerSecond, 9, 100*ms))
 	s.want("both in use", s.adjust("key", -7, tenPerSecond, onePerSecond), refusedBy(onePerSecond, 0, 3*sec, 8*sec))
 	s.want("the first is in no debt", s.look("key", tenPerSecond), allowedBy(tenPerSecond, 2, 800*ms))
@@ -416,14 +650,13 @@ func positionsNotNamed(s *session) {
 		allowedBy(a, 10, 0))
 }
 
-// An adjustment is a change even where the buckets that it names are full: the other ones have refilled under
-// their own limits until then, whatever the limits are that they are asked for later.
+// A give-back that is worth nothing changes nothing, and is no occasion to count another bucket's refill either.
 func givingBackToFull(s *session) {
 	b, twice := onePerSecond, limit(5, ratelimit.PerSecond(2))
+	s.take("key", 5, tenPerSecond)
+	five := s.last()
 	s.take("key", 5, tenPerSecond, b)
 	s.wait(sec)
-	s.want("the first is full", s.adjust("key", 1, tenPerSecond), allowedBy(tenPerSecond, 10, 0))
-	s.want("the second, twice as fast from now on", s.look("key", tenPerSecond, twice), allowedBy(twice, 1, 2*sec))
-	s.wait(sec)
-	s.want("a second later", s.look("key", tenPerSecond, twice), allowedBy(twice, 3, sec))
+	s.want("the first is full", s.giveBack(five, 1), allowedBy(tenPerSecond, 10, 0))
+	s.want("the second, twice as fast since its take", s.look("key", tenPerSecond, twice), allowedBy(twice, 2, 1500*ms))
 }

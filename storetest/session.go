@@ -24,6 +24,7 @@ type session struct {
 	state   func(t *testing.T, key string) *State
 	note    string // said when a call fails
 	log     []call // calls so far
+	takes   []*taken
 }
 
 func newSession(t *testing.T, h Harness, advance func(d time.Duration)) *session {
@@ -34,11 +35,21 @@ func newSession(t *testing.T, h Harness, advance func(d time.Duration)) *session
 
 // call is one call of a store, and when.
 type call struct {
-	at     time.Duration // since the store was opened
-	op     op
-	key    string
-	n      int
-	limits []ratelimit.Limit
+	at      time.Duration // since the store was opened
+	op      op
+	key     string
+	n       int
+	limits  []ratelimit.Limit
+	maxWait time.Duration
+	of      *taken // the take that is adjusted; nil for none
+	leave   bool
+}
+
+// taken is a take that was allowed, with the receipts of the store and of the oracle.
+type taken struct {
+	key           string
+	limits        []ratelimit.Limit
+	store, oracle ratelimit.Receipt
 }
 
 type op string
@@ -46,14 +57,29 @@ type op string
 const (
 	take   op = "Take"
 	adjust op = "Adjust"
+	look   op = "Look"
 	reset  op = "Reset"
 )
 
 func (c call) String() string {
-	if c.op == reset {
-		return fmt.Sprintf("at %v: Reset(%q)", c.at, clip(c.key))
+	text := fmt.Sprintf("at %v: %s(%q", c.at, c.op, clip(c.key))
+	switch c.op {
+	case reset:
+		return text + ")"
+	case look:
+		return text + ", " + limitsText(c.limits) + ")"
 	}
-	return fmt.Sprintf("at %v: %s(%q, %d, %s)", c.at, c.op, clip(c.key), c.n, limitsText(c.limits))
+	text += fmt.Sprintf(", %d, %s", c.n, limitsText(c.limits))
+	switch {
+	case c.maxWait > 0:
+		text += fmt.Sprintf(", waiting up to %v", c.maxWait)
+	case c.of != nil:
+		text += fmt.Sprintf(", of a take at the store's %d µs", c.of.store.At())
+	}
+	if c.leave {
+		text += ", leaving"
+	}
+	return text + ")"
 }
 
 func limitsText(limits []ratelimit.Limit) string {
@@ -64,16 +90,26 @@ func limitsText(limits []ratelimit.Limit) string {
 	return "[" + strings.Join(texts, ", ") + "]"
 }
 
-// of makes a call on a store.
-func (c call) of(ctx context.Context, store ratelimit.Store) (ratelimit.Result, error) {
+// answer is what a call has answered.
+type answer struct {
+	result ratelimit.Result
+	usage  ratelimit.Usage
+	found  bool
+}
+
+// on makes the call on a store, with that store's receipt.
+func (c call) on(ctx context.Context, store ratelimit.Store, receipt ratelimit.Receipt) (a answer, err error) {
 	switch c.op {
 	case take:
-		return store.Take(ctx, c.key, c.n, c.limits)
+		a.result, err = store.Take(ctx, c.key, ratelimit.Take{N: c.n, Limits: c.limits, MaxWait: c.maxWait})
 	case adjust:
-		return store.Adjust(ctx, c.key, c.n, c.limits)
-	default:
-		return ratelimit.Result{}, store.Reset(ctx, c.key)
+		a.result, err = store.Adjust(ctx, c.key, ratelimit.Adjustment{N: c.n, Limits: c.limits, Receipt: receipt, Leave: c.leave})
+	case look:
+		a.usage, err = store.Look(ctx, c.key, c.limits)
+	case reset:
+		a.found, err = store.Reset(ctx, c.key)
 	}
+	return a, err
 }
 
 // now returns the time since the store was opened.
@@ -96,7 +132,13 @@ func (s *session) waitUntil(at time.Duration) {
 
 func (s *session) take(key string, n int, limits ...ratelimit.Limit) ratelimit.Result {
 	s.t.Helper()
-	return s.do(call{op: take, key: key, n: n, limits: limits})
+	return s.do(call{op: take, key: key, n: n, limits: limits}).result
+}
+
+// queue takes n tokens that may be waited for, up to a minute.
+func (s *session) queue(key string, n int, limits ...ratelimit.Limit) ratelimit.Result {
+	s.t.Helper()
+	return s.do(call{op: take, key: key, n: n, limits: limits, maxWait: time.Minute}).result
 }
 
 func (s *session) look(key string, limits ...ratelimit.Limit) ratelimit.Result {
@@ -104,28 +146,58 @@ func (s *session) look(key string, limits ...ratelimit.Limit) ratelimit.Result {
 	return s.take(key, 0, limits...)
 }
 
+// usage looks at the buckets of limits, or, without any, at those that the store holds.
+func (s *session) usage(key string, limits ...ratelimit.Limit) ratelimit.Usage {
+	s.t.Helper()
+	return s.do(call{op: look, key: key, limits: limits}).usage
+}
+
+// adjust adjusts without a receipt, as a debt may be.
 func (s *session) adjust(key string, n int, limits ...ratelimit.Limit) ratelimit.Result {
 	s.t.Helper()
-	return s.do(call{op: adjust, key: key, n: n, limits: limits})
+	return s.do(call{op: adjust, key: key, n: n, limits: limits}).result
 }
 
-func (s *session) reset(key string) {
+// giveBack gives n tokens of a take back, or takes more of it for a negative n.
+func (s *session) giveBack(of *taken, n int) ratelimit.Result {
 	s.t.Helper()
-	s.do(call{op: reset, key: key})
+	return s.do(call{op: adjust, key: of.key, n: n, limits: of.limits, of: of}).result
 }
+
+// leave gives up the place of a take in the queue.
+func (s *session) leave(of *taken, n int) {
+	s.t.Helper()
+	s.do(call{op: adjust, key: of.key, n: n, limits: of.limits, of: of, leave: true})
+}
+
+func (s *session) reset(key string) (found bool) {
+	s.t.Helper()
+	return s.do(call{op: reset, key: key}).found
+}
+
+// last returns the latest take that was allowed.
+func (s *session) last() *taken { return s.takes[len(s.takes)-1] }
 
 // do makes a call on the store and on the oracle, and ends the test if they differ.
-func (s *session) do(c call) ratelimit.Result {
+func (s *session) do(c call) answer {
 	s.t.Helper()
 	c.at = s.now()
 	before := s.oracle.state(c.key)
-	want, wantErr := c.of(s.ctx, s.oracle)
+	var ofStore, ofOracle ratelimit.Receipt
+	if c.of != nil {
+		ofStore, ofOracle = c.of.store, c.of.oracle
+	}
+	want, wantErr := c.on(s.ctx, s.oracle, ofOracle)
 
 	// The caller's limits are the caller's: a store that kept them would be misled from here on.
 	lent := c
 	lent.limits = slices.Clone(c.limits)
-	got, err := lent.of(s.ctx, s.store)
-	got.Source = ratelimit.SourceUnknown
+	got, err := lent.on(s.ctx, s.store, ofStore)
+	receipts := taken{c.key, c.limits, got.result.Receipt, want.result.Receipt}
+	for _, a := range []*answer{&got, &want} {
+		a.result.Source, a.result.Receipt = ratelimit.SourceUnknown, ratelimit.Receipt{}
+		a.usage.Source = ratelimit.SourceUnknown
+	}
 	if !slices.Equal(lent.limits, c.limits) {
 		s.fail(c, before, "it changed the caller's limits to %s", limitsText(lent.limits))
 	}
@@ -140,12 +212,32 @@ func (s *session) do(c call) ratelimit.Result {
 		}
 	case err != nil:
 		s.fail(c, before, "got error %v", err)
-	case got != want:
-		s.fail(c, before, "got  %s\nwant %s", resultText(got), resultText(want))
+	case got.result != want.result:
+		s.fail(c, before, "got  %s\nwant %s", resultText(got.result), resultText(want.result))
+	case !sameUsage(got.usage, want.usage):
+		s.fail(c, before, "got  %+v\nwant %+v", got.usage, want.usage)
+	case got.found != want.found:
+		s.fail(c, before, "it says that there was something to forget: %v, want %v", got.found, want.found)
+	case c.op == take && c.n > 0 && got.result.Allowed, c.op == adjust && c.n < 0 && c.of == nil:
+		s.takes = append(s.takes, &receipts)
+	case c.op == adjust && c.of != nil:
+		c.of.store, c.of.oracle = receipts.store, receipts.oracle
 	}
 	s.checkState(c, before)
 	s.log = append(s.log, c)
 	return got
+}
+
+// sameUsage compares usages; full buckets at the end may be there or not.
+func sameUsage(a, b ratelimit.Usage) bool {
+	return a.BannedFor == b.BannedFor && a.Strikes == b.Strikes && slices.Equal(withoutFull(a.Limits), withoutFull(b.Limits))
+}
+
+func withoutFull(limits []ratelimit.LimitUsage) []ratelimit.LimitUsage {
+	for len(limits) > 0 && limits[len(limits)-1].ResetAfter == 0 {
+		limits = limits[:len(limits)-1]
+	}
+	return limits
 }
 
 // checkState compares what the store holds with what the oracle holds.
@@ -230,7 +322,7 @@ func resultText(r ratelimit.Result) string {
 	if r.RetryAfter == ratelimit.Never {
 		retry = "never"
 	}
-	return fmt.Sprintf("%s by %q, %d remaining, retry after %s, full after %v", verdict, r.Limit, r.Remaining, retry, r.ResetAfter)
+	return fmt.Sprintf("%s by %q, %d remaining, retry after %s, full after %v, waiting %v", verdict, r.Limit, r.Remaining, retry, r.ResetAfter, r.Wait)
 }
 
 // clip keeps a key printable.

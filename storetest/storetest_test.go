@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"context"
+	"math/big"
 	"os"
 	"os/exec"
 	"runtime"
@@ -43,30 +44,46 @@ func FuzzOracle(f *testing.F) {
 // faulty is a store with one fault.
 type faulty struct {
 	ratelimit.Store
-	take   func(s ratelimit.Store, key string, n int, limits []ratelimit.Limit) (ratelimit.Result, error)
-	adjust func(s ratelimit.Store, key string, n int, limits []ratelimit.Limit) (ratelimit.Result, error)
+	take   func(s ratelimit.Store, key string, t ratelimit.Take) (ratelimit.Result, error)
+	adjust func(s ratelimit.Store, key string, a ratelimit.Adjustment) (ratelimit.Result, error)
+	look   func(s ratelimit.Store, key string, limits []ratelimit.Limit) (ratelimit.Usage, error)
+	reset  func(s ratelimit.Store, key string) (bool, error)
 }
 
 var background = context.Background()
 
-func (f faulty) Take(_ context.Context, key string, n int, limits []ratelimit.Limit) (ratelimit.Result, error) {
+func (f faulty) Take(_ context.Context, key string, t ratelimit.Take) (ratelimit.Result, error) {
 	if f.take == nil {
-		return f.Store.Take(background, key, n, limits)
+		return f.Store.Take(background, key, t)
 	}
-	return f.take(f.Store, key, n, limits)
+	return f.take(f.Store, key, t)
 }
 
-func (f faulty) Adjust(_ context.Context, key string, n int, limits []ratelimit.Limit) (ratelimit.Result, error) {
+func (f faulty) Adjust(_ context.Context, key string, a ratelimit.Adjustment) (ratelimit.Result, error) {
 	if f.adjust == nil {
-		return f.Store.Adjust(background, key, n, limits)
+		return f.Store.Adjust(background, key, a)
 	}
-	return f.adjust(f.Store, key, n, limits)
+	return f.adjust(f.Store, key, a)
+}
+
+func (f faulty) Look(_ context.Context, key string, limits []ratelimit.Limit) (ratelimit.Usage, error) {
+	if f.look == nil {
+		return f.Store.Look(background, key, limits)
+	}
+	return f.look(f.Store, key, limits)
+}
+
+func (f faulty) Reset(_ context.Context, key string) (bool, error) {
+	if f.reset == nil {
+		return f.Store.Reset(background, key)
+	}
+	return f.reset(f.Store, key)
 }
 
 // changed is a store whose results are a little wrong.
 func changed(change func(r *ratelimit.Result)) faulty {
-	return faulty{take: func(s ratelimit.Store, key string, n int, limits []ratelimit.Limit) (ratelimit.Result, error) {
-		r, err := s.Take(background, key, n, limits)
+	return faulty{take: func(s ratelimit.Store, key string, t ratelimit.Take) (ratelimit.Result, error) {
+		r, err := s.Take(background, key, t)
 		if err == nil {
 			change(&r)
 		}
@@ -76,8 +93,24 @@ func changed(change func(r *ratelimit.Result)) faulty {
 
 // rekeyed is a store that confuses keys.
 func rekeyed(rename func(key string) string) faulty {
-	return faulty{take: func(s ratelimit.Store, key string, n int, limits []ratelimit.Limit) (ratelimit.Result, error) {
-		return s.Take(background, rename(key), n, limits)
+	return faulty{take: func(s ratelimit.Store, key string, t ratelimit.Take) (ratelimit.Result, error) {
+		return s.Take(background, rename(key), t)
+	}}
+}
+
+// asking is a store that asks for something else than it was asked for.
+func asking(change func(t *ratelimit.Take)) faulty {
+	return faulty{take: func(s ratelimit.Store, key string, t ratelimit.Take) (ratelimit.Result, error) {
+		change(&t)
+		return s.Take(background, key, t)
+	}}
+}
+
+// adjusting is a store that adjusts otherwise than it was asked to.
+func adjusting(change func(a *ratelimit.Adjustment)) faulty {
+	return faulty{adjust: func(s ratelimit.Store, key string, a ratelimit.Adjustment) (ratelimit.Result, error) {
+		change(&a)
+		return s.Adjust(background, key, a)
 	}}
 }
 
@@ -87,63 +120,114 @@ func faults() map[string]faulty {
 	var mu sync.Mutex
 	known := map[string]string{}
 	return map[string]faulty{
-		"a refusal costs a token": {take: func(s store, key string, n int, limits []ratelimit.Limit) (ratelimit.Result, error) {
-			r, err := s.Take(background, key, n, limits)
-			if err == nil && !r.Allowed && n <= r.Limit.Capacity {
-				_, _ = s.Adjust(background, key, -1, limits)
+		"a refusal costs a token": {take: func(s store, key string, t ratelimit.Take) (ratelimit.Result, error) {
+			r, err := s.Take(background, key, t)
+			if err == nil && !r.Allowed && t.N <= r.Limit.Capacity {
+				_, _ = s.Adjust(background, key, ratelimit.Adjustment{N: -1, Limits: t.Limits})
 			}
 			return r, err
 		}},
-		"a refusal takes what there is": {take: func(s store, key string, n int, limits []ratelimit.Limit) (ratelimit.Result, error) {
-			r, err := s.Take(background, key, n, limits)
+		"a refusal takes what there is": {take: func(s store, key string, t ratelimit.Take) (ratelimit.Result, error) {
+			r, err := s.Take(background, key, t)
 			if err == nil && !r.Allowed && r.Remaining > 0 {
-				_, _ = s.Take(background, key, r.Remaining, limits)
+				_, _ = s.Take(background, key, ratelimit.Take{N: r.Remaining, Limits: t.Limits})
 			}
 			return r, err
 		}},
-		"a look costs a token": {take: func(s store, key string, n int, limits []ratelimit.Limit) (ratelimit.Result, error) {
-			return s.Take(background, key, max(n, 1), limits)
-		}},
-		"each limit on its own": {take: func(s store, key string, n int, limits []ratelimit.Limit) (r ratelimit.Result, err error) {
-			for i := range limits {
-				if r, err = s.Take(background, key+strings.Repeat("\x00\x00", i), n, limits[i:i+1]); err != nil || !r.Allowed {
+		"a look costs a token": asking(func(t *ratelimit.Take) {
+			if t.N == 0 {
+				t.N = 1
+			}
+		}),
+		"each limit on its own": {take: func(s store, key string, t ratelimit.Take) (r ratelimit.Result, err error) {
+			for i := range t.Limits {
+				one := t
+				one.Limits = t.Limits[i : i+1]
+				if r, err = s.Take(background, key+strings.Repeat("\x00\x00", i), one); err != nil || !r.Allowed {
 					break
 				}
 			}
 			return r, err
 		}},
-		"only the first limit": {take: func(s store, key string, n int, limits []ratelimit.Limit) (ratelimit.Result, error) {
-			return s.Take(background, key, n, limits[:min(1, len(limits))])
-		}},
-		"negative costs give tokens": {take: func(s store, key string, n int, limits []ratelimit.Limit) (ratelimit.Result, error) {
-			if n < 0 {
-				return s.Adjust(background, key, -max(n, -1000), limits)
+		"only the first limit": asking(func(t *ratelimit.Take) { t.Limits = t.Limits[:min(1, len(t.Limits))] }),
+		"negative costs give tokens": {take: func(s store, key string, t ratelimit.Take) (ratelimit.Result, error) {
+			if t.N < 0 {
+				_, _ = s.Reset(background, key)
+				t.N = 0
 			}
-			return s.Take(background, key, n, limits)
+			return s.Take(background, key, t)
 		}},
-		"costs are cut to 32 bits": {take: func(s store, key string, n int, limits []ratelimit.Limit) (ratelimit.Result, error) {
-			return s.Take(background, key, max(n, -1)&0x7fffffff, limits)
-		}},
-		"looks and then takes": {take: func(s store, key string, n int, limits []ratelimit.Limit) (ratelimit.Result, error) {
-			r, err := s.Take(background, key, 0, limits)
-			if err != nil || n > r.Remaining {
-				return s.Take(background, key, n, limits)
+		"costs are cut to 32 bits": asking(func(t *ratelimit.Take) { t.N = max(t.N, -1) & 0x7fffffff }),
+		"looks and then takes": {take: func(s store, key string, t ratelimit.Take) (ratelimit.Result, error) {
+			free := t
+			free.N = 0
+			r, err := s.Take(background, key, free)
+			if err != nil || t.N > r.Remaining {
+				return s.Take(background, key, t)
 			}
 			runtime.Gosched()
-			_, _ = s.Adjust(background, key, -n, limits)
-			return s.Take(background, key, 0, limits)
+			_, _ = s.Adjust(background, key, ratelimit.Adjustment{N: -t.N, Limits: t.Limits})
+			return s.Take(background, key, free)
 		}},
-		"no debt": {adjust: func(s store, key string, n int, limits []ratelimit.Limit) (ratelimit.Result, error) {
-			if r, err := s.Take(background, key, 0, limits); err != nil || n > -r.Remaining {
-				return s.Adjust(background, key, n, limits)
+		"does not wait": asking(func(t *ratelimit.Take) { t.MaxWait = 0 }),
+		"waits for longer than it may": asking(func(t *ratelimit.Take) {
+			if t.MaxWait > 0 {
+				t.MaxWait += us
 			}
-			return s.Take(background, key, 0, limits)
+		}),
+		"no debt": {adjust: func(s store, key string, a ratelimit.Adjustment) (ratelimit.Result, error) {
+			if r, err := s.Take(background, key, ratelimit.Take{Limits: a.Limits}); err != nil || a.N > -r.Remaining {
+				return s.Adjust(background, key, a)
+			}
+			return s.Take(background, key, ratelimit.Take{Limits: a.Limits})
 		}},
-		"giving back fills": {adjust: func(s store, key string, n int, limits []ratelimit.Limit) (ratelimit.Result, error) {
-			if n > 0 {
-				_ = s.Reset(background, key)
+		"giving back fills": {adjust: func(s store, key string, a ratelimit.Adjustment) (ratelimit.Result, error) {
+			r, err := s.Adjust(background, key, a)
+			if err == nil && a.N > 0 {
+				_, _ = s.Reset(background, key)
 			}
-			return s.Adjust(background, key, n, limits)
+			return r, err
+		}},
+		"what has refilled comes back, too": {adjust: func(s store, key string, a ratelimit.Adjustment) (ratelimit.Result, error) {
+			if r := &a.Receipt; a.N > 0 && r.At() != 0 && r.Len() == len(a.Limits) {
+				s.(*oracle).forgetAge(r)
+			}
+			return s.Adjust(background, key, a)
+		}},
+		"giving back takes no receipt": {adjust: func(s store, key string, a ratelimit.Adjustment) (ratelimit.Result, error) {
+			if r := &a.Receipt; a.N > 0 && r.At() == 0 {
+				_, _ = s.Reset(background, key)
+			}
+			return s.Adjust(background, key, a)
+		}},
+		"a receipt can be used again": {adjust: func(s store, key string, a ratelimit.Adjustment) (ratelimit.Result, error) {
+			r := a.Receipt
+			if t := s.(*oracle).ticket(&r); t != nil && len(t.left) == len(a.Limits) {
+				a.Receipt = s.(*oracle).copyOf(t)
+			}
+			result, err := s.Adjust(background, key, a)
+			result.Receipt = r
+			return result, err
+		}},
+		"who leaves the queue makes room in front": adjusting(func(a *ratelimit.Adjustment) { a.Leave = false }),
+		"whoever gives back leaves a queue":        adjusting(func(a *ratelimit.Adjustment) { a.Leave = true }),
+		"reset always finds something": {reset: func(s store, key string) (bool, error) {
+			_, err := s.Reset(background, key)
+			return true, err
+		}},
+		"a look sees the first limit alone": {look: func(s store, key string, limits []ratelimit.Limit) (ratelimit.Usage, error) {
+			u, err := s.Look(background, key, limits)
+			u.Limits = u.Limits[:min(1, len(u.Limits))]
+			return u, err
+		}},
+		"debts are rounded down": {look: func(s store, key string, limits []ratelimit.Limit) (ratelimit.Usage, error) {
+			u, err := s.Look(background, key, limits)
+			for i := range u.Limits {
+				if l := &u.Limits[i]; l.Debt > 0 && l.NextToken%(100*ms) != 0 {
+					l.Debt--
+				}
+			}
+			return u, err
 		}},
 		"waits are cut to milliseconds": changed(func(r *ratelimit.Result) {
 			if r.RetryAfter != ratelimit.Never {
@@ -177,15 +261,35 @@ func faults() map[string]faulty {
 		}),
 		"limits are the first ones": func() faulty {
 			var first sync.Map
-			return faulty{take: func(s store, key string, n int, limits []ratelimit.Limit) (ratelimit.Result, error) {
-				if r, err := s.Take(background, key, 0, limits); err != nil {
+			return faulty{take: func(s store, key string, t ratelimit.Take) (ratelimit.Result, error) {
+				if r, err := s.Take(background, key, ratelimit.Take{Limits: t.Limits}); err != nil {
 					return r, err
 				}
-				kept, _ := first.LoadOrStore(strings.Clone(key), limits)
-				return s.Take(background, key, n, kept.([]ratelimit.Limit))
+				kept, _ := first.LoadOrStore(strings.Clone(key), t.Limits)
+				t.Limits = kept.([]ratelimit.Limit)
+				return s.Take(background, key, t)
 			}}
 		}(),
 	}
+}
+
+// forgetAge makes a take one of this moment.
+func (o *oracle) forgetAge(r *ratelimit.Receipt) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ticket(r).at = o.now
+}
+
+// copyOf returns a receipt of the same take, with all that is left of it now.
+func (o *oracle) copyOf(t *ticket) ratelimit.Receipt {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	copied := ticket{at: t.at, queued: t.queued}
+	for _, left := range t.left {
+		copied.left = append(copied.left, new(big.Rat).Set(left))
+	}
+	o.tickets = append(o.tickets, copied)
+	return ratelimit.NewReceipt(ratelimit.SourceUnknown, int64(len(o.tickets)), make([]int64, len(t.left)), t.queued)
 }
 
 const faultVariable = "STORETEST_FAULT"

@@ -61,14 +61,7 @@ func (s *session) trace(d *dice) {
 				limits[key] = asked
 			}
 		}
-		c := call{key: key, limits: asked, n: d.tokens(s.oracle.peek(key, 0, asked), asked)}
-		c.op = [...]op{take, take, take, take, take, take, take, take, take, take, take, adjust, adjust, reset}[d.n(14)]
-		if c.op == adjust && d.n(2) == 0 {
-			c.n = -c.n
-		}
-		if c.op == reset && d.n(3) != 0 {
-			c.op, c.n = take, 0
-		}
+		c := s.roll(d, key, asked)
 		if d.spent {
 			return
 		}
@@ -82,6 +75,39 @@ func (s *session) trace(d *dice) {
 			s.look(key, slowed(asked[:1+d.n(len(asked))])...)
 		}
 	}
+}
+
+// roll returns a call of any kind.
+func (s *session) roll(d *dice, key string, asked []ratelimit.Limit) call {
+	c := call{op: take, key: key, limits: asked, n: d.tokens(s.oracle.peek(key, 0, asked), asked)}
+	switch d.n(16) {
+	case 0:
+		c.op, c.n = adjust, -c.n
+	case 1, 2, 3:
+		// Of any of the last takes, of whichever key: the receipt counts.
+		if len(s.takes) == 0 {
+			break
+		}
+		c.of = s.takes[max(0, len(s.takes)-1-d.n(6))]
+		c.op, c.key, c.limits = adjust, c.of.key, c.of.limits
+		c.leave = d.n(3) == 0
+		if d.n(4) == 0 {
+			c.n = -c.n
+		}
+	case 4:
+		c.op, c.n = look, 0
+		if d.n(2) == 0 {
+			c.limits = nil
+		}
+	case 5, 6, 7:
+		c.maxWait = us * time.Duration(d.size(int64(day/us)))
+	case 8:
+		c.n = 0
+		if d.n(3) == 0 {
+			c.op = reset
+		}
+	}
+	return c
 }
 
 // slowed returns limits whose tokens have as many units, of which one comes back each microsecond.

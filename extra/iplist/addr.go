@@ -4,19 +4,17 @@ import (
 	"net/netip"
 
 	"github.com/gin-gonic/gin"
+
+	"github.com/gin-ratelimit/ratelimit"
 )
 
-// ClientAddr is the address of the client as c.ClientIP() tells it, or, where that is no address, the
-// peer's, as with ratelimit.ByClientIP. Mapped IPv4 addresses are IPv4, zones are dropped. The zero Addr
-// means that there is none. Which headers are believed is Gin's matter: see the package documentation.
+// ClientAddr is ratelimit.ClientAddr, and the zero Addr for a client whose address is unknown.
 func ClientAddr(c *gin.Context) netip.Addr {
-	if addr, err := netip.ParseAddr(c.ClientIP()); err == nil {
-		return canonical(addr)
-	}
-	return RemoteAddr(c)
+	addr, _ := ratelimit.ClientAddr(c)
+	return addr
 }
 
-// RemoteAddr is the address of the peer of the connection, in the form of [ClientAddr], as with
+// RemoteAddr is the address of the peer of the connection, in the form of ratelimit.ClientAddr, as with
 // ratelimit.ByRemoteIP. No header is believed. Behind a proxy it is the proxy's address. On a unix socket
 // it is the zero Addr.
 func RemoteAddr(c *gin.Context) netip.Addr {
@@ -28,3 +26,9 @@ func RemoteAddr(c *gin.Context) netip.Addr {
 }
 
 func canonical(addr netip.Addr) netip.Addr { return addr.WithZone("").Unmap() }
+
+// restricted reports whether a restriction holds for the client of a request: it is on the list, or unknown.
+func (l *List) restricted(c *gin.Context) bool {
+	addr, ok := ratelimit.ClientAddr(c)
+	return !ok || l.Contains(addr)
+}

@@ -4,9 +4,11 @@ import (
 	"net/http"
 
 	"github.com/gin-gonic/gin"
+
+	"github.com/gin-ratelimit/ratelimit"
 )
 
-// Deny refuses clients on the list, and requests without an address, with [Forbid]. For another answer use
+// Deny refuses clients on the list, and those whose address is unknown, with [Forbid]. For another answer use
 // [When]. It panics on a nil list.
 func Deny(list *List) gin.HandlerFunc {
 	checkArguments("Deny", list, Forbid)
@@ -20,26 +22,18 @@ func Allow(list *List) gin.HandlerFunc {
 	return Unless(list, Forbid)
 }
 
-// When runs restrict for clients on the list, and for requests without an address: an own answer that
-// aborts, a stricter limiter. It panics on a nil list or handler.
+// When runs restrict for clients on the list, and for those whose address is unknown: an answer of your own that
+// aborts, a stricter limiter, which ratelimit.Check sees. It panics on a nil list or handler.
 func When(list *List, restrict gin.HandlerFunc) gin.HandlerFunc {
 	checkArguments("When", list, restrict)
-	return func(c *gin.Context) {
-		if addr := ClientAddr(c); !addr.IsValid() || list.Contains(addr) {
-			restrict(c)
-		}
-	}
+	return ratelimit.When(list.restricted, restrict)
 }
 
-// Unless runs restrict for all but the clients on the list: a limiter, for example. It panics on a nil list
-// or handler.
+// Unless runs restrict for all but the clients on the list: a limiter, for example, which ratelimit.Check sees. It
+// panics on a nil list or handler.
 func Unless(list *List, restrict gin.HandlerFunc) gin.HandlerFunc {
 	checkArguments("Unless", list, restrict)
-	return func(c *gin.Context) {
-		if !list.ContainsClient(c) {
-			restrict(c)
-		}
-	}
+	return ratelimit.When(func(c *gin.Context) bool { return !list.ContainsClient(c) }, restrict)
 }
 
 // Forbid answers 403 Forbidden with {"error":"forbidden"}, and aborts.

@@ -97,8 +97,10 @@ func TestSpoofedHeaders(t *testing.T) {
 		{"through the proxy, spoofed before", "192.0.2.1:1", "10.0.0.1, 198.51.100.1", proxy, 403},
 		{"through the proxy, from the office", "192.0.2.1:1", "198.51.100.1, 10.0.0.1", proxy, 200},
 		{"through the proxy, mapped", "192.0.2.1:1", "::ffff:10.0.0.1", proxy, 200},
-		{"no address falls back to the peer", "192.0.2.1:1", "10.0.0.1.example.com", proxy, 403},
-		{"no address falls back to the peer, who is listed", "10.9.9.9:1", "unknown", []string{"10.9.9.9"}, 200},
+		{"no address", "192.0.2.1:1", "10.0.0.1.example.com", proxy, 403},
+		{"no address, through a proxy that is listed", "10.9.9.9:1", "unknown", []string{"10.9.9.9"}, 403},
+		{"with a port, through a proxy that is listed", "10.9.9.9:1", "203.0.113.7:51234", []string{"10.9.9.9"}, 403},
+		{"with a port, from the office", "192.0.2.1:1", "10.0.0.1:51234", proxy, 200},
 		{"everybody is trusted: documented", "198.51.100.1:1", "10.0.0.1", everybody, 200},
 	} {
 		if got := request(test.peer, test.forwardedFor, test.trusted, Allow(office)).Code; got != test.want {
@@ -119,6 +121,32 @@ func TestSpoofedHeaders(t *testing.T) {
 	}
 }
 
+// An address that cannot be read is nobody's: restrictions hold for it, exemptions do not.
+func TestUnreadableForwardedAddress(t *testing.T) {
+	list := MustNew("10.0.0.0/8", "203.0.113.0/24")
+	proxy := []string{"10.1.2.3"}
+	for forwarded, want := range map[string]struct{ allow, deny, when, unless int }{
+		"203.0.113.7:51234":    {200, 403, 418, 200},
+		"198.51.100.1:51234":   {403, 200, 200, 418},
+		"[2001:db8::1]:443":    {403, 200, 200, 418},
+		"unknown":              {403, 403, 418, 418},
+		"[v6]:443":             {403, 403, 418, 418},
+		"203.0.113.7, _hidden": {403, 403, 418, 418},
+	} {
+		for name, c := range map[string]struct {
+			handler gin.HandlerFunc
+			want    int
+		}{
+			"Allow": {Allow(list), want.allow}, "Deny": {Deny(list), want.deny},
+			"When": {When(list, teapot), want.when}, "Unless": {Unless(list, teapot), want.unless},
+		} {
+			if got := request("10.1.2.3:1", forwarded, proxy, c.handler).Code; got != c.want {
+				t.Errorf("%s, forwarded for %q: %d, want %d", name, forwarded, got, c.want)
+			}
+		}
+	}
+}
+
 func TestTrustedPlatformIsRaw(t *testing.T) {
 	engine := gin.New()
 	engine.TrustedPlatform = "X-Client"
@@ -127,8 +155,9 @@ func TestTrustedPlatformIsRaw(t *testing.T) {
 		"192.0.2.7":               403,
 		"::ffff:192.0.2.7":        403,
 		"203.0.113.1":             404,
-		strings.Repeat("1", 9999): 403, // the peer's
-		"203.0.113.1, 192.0.2.7":  403, // the peer's
+		"192.0.2.7:443":           403,
+		strings.Repeat("1", 9999): 403, // unknown
+		"203.0.113.1, 192.0.2.7":  403, // unknown
 	} {
 		r := httptest.NewRequest(http.MethodGet, "/", nil)
 		r.RemoteAddr = "198.51.100.1:1"

@@ -26,8 +26,7 @@
 //
 // # Which address
 //
-// The address is the one that ratelimit.ByClientIP counts by, in full: c.ClientIP(), unmapped and without
-// its zone, and where that is no address, the peer's. Until engine.SetTrustedProxies is called, Gin believes
+// The address is the one that ratelimit.ByClientIP counts by, in full: that of ratelimit.ClientAddr. Until engine.SetTrustedProxies is called, Gin believes
 // X-Forwarded-For from everybody, and then the client chooses which list it is on:
 //
 //	router.SetTrustedProxies(nil)                     // no proxy is in front, or
@@ -39,11 +38,12 @@
 //		limiter(c)
 //	}
 //
-// # Requests without an address
+// # Unknown clients
 //
-// A request over a unix socket without X-Forwarded-For has no address, nor has one that a test made without
-// a RemoteAddr. It is on no list, and every restriction holds for it: [Allow] and [Deny] refuse it, and
-// [Unless] and [When] run their handler. Who wants it to pass a deny list says so:
+// The address of a client is unknown where a proxy that is believed has sent something else than an address, on a unix
+// socket without X-Forwarded-For, and in a test without a RemoteAddr. An unknown client is on no list, and is not the
+// proxy. Every restriction holds for it and no exemption does: [Allow] and [Deny] refuse it, and [Unless] and [When] run
+// their handler. To let it pass a deny list, write:
 //
 //	if blocked.ContainsClient(c) {
 //		iplist.Forbid(c)
@@ -57,6 +57,8 @@ import (
 
 	"github.com/gaissmai/bart"
 	"github.com/gin-gonic/gin"
+
+	"github.com/gin-ratelimit/ratelimit"
 )
 
 // List is a set of addresses and prefixes. It is safe for concurrent use. The zero List is empty. A List
@@ -132,9 +134,11 @@ func (l *List) Contains(addr netip.Addr) bool {
 	return table != nil && table.Contains(addr.Unmap())
 }
 
-// ContainsClient reports whether the client of a request is on the list. It is Contains([ClientAddr](c)).
+// ContainsClient reports whether the client of a request is on the list, by ratelimit.ClientAddr. An unknown client is
+// on none.
 func (l *List) ContainsClient(c *gin.Context) bool {
-	return l.Contains(ClientAddr(c))
+	addr, ok := ratelimit.ClientAddr(c)
+	return ok && l.Contains(addr)
 }
 
 // Len is the number of different entries.

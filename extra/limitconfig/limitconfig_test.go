@@ -230,7 +230,7 @@ func TestNamedRoutesHaveBucketsOfTheirOwn(t *testing.T) {
 		expect(t, "/b, which shares with /a", s.admitted("/b", "", 6), 4)
 
 		for _, key := range []string{RouteKey("GET /login", "alice"), RouteKey("", "alice")} {
-			if err := s.limiter.Reset(t.Context(), key); err != nil {
+			if _, err := s.limiter.Reset(t.Context(), key); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -10,6 +10,8 @@
 //	ratelimit.requests            counter, {request}    requests, by how they fared
 //	ratelimit.store.duration      histogram, s          how long stores took
 //	ratelimit.store.errors        counter, {error}      requests that stores could not decide
+//	ratelimit.gone                counter, {request}    requests given up while held back: their clients left
+//	ratelimit.give_back.errors    counter, {error}      times that tokens could not be given back
 //	ratelimit.store.degraded      gauge, 1              1 while a store's breaker is not closed; see WithFallbackStore
 //	ratelimit.store.keys          gauge, {key}          keys in memory; see WithMemoryStore
 //	ratelimit.wait.duration       histogram, s          how long held-back requests waited
@@ -63,6 +65,8 @@ type Observer struct {
 	requests metric.Int64Counter
 	duration metric.Float64Histogram
 	errors   metric.Int64Counter
+	gone     metric.Int64Counter
+	backs    metric.Int64Counter
 	waits    metric.Float64Histogram
 	waiting  metric.Int64Gauge
 
@@ -137,7 +141,7 @@ func (o *Observer) Close() error { return o.registration.Unregister() }
 
 func (o *Observer) instrument(config config) error {
 	meter := config.provider.Meter("github.com/gin-ratelimit/ratelimit/extra/ratelimitotel")
-	var errs [8]error
+	var errs [10]error
 	o.requests, errs[0] = meter.Int64Counter("ratelimit.requests", metric.WithUnit("{request}"),
 		metric.WithDescription("Requests by limiter, route, decision, its reason, and who decided."))
 	o.duration, errs[1] = meter.Float64Histogram("ratelimit.store.duration", metric.WithUnit("s"),
@@ -150,6 +154,10 @@ func (o *Observer) instrument(config config) error {
 		metric.WithExplicitBucketBoundaries(.001, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30))
 	o.waiting, errs[4] = meter.Int64Gauge("ratelimit.waiting_requests", metric.WithUnit("{request}"),
 		metric.WithDescription("Requests that the limiter was holding back at its last event."))
+	o.gone, errs[8] = meter.Int64Counter("ratelimit.gone", metric.WithUnit("{request}"),
+		metric.WithDescription("Requests that were given up while they were held back, because their clients left."))
+	o.backs, errs[9] = meter.Int64Counter("ratelimit.give_back.errors", metric.WithUnit("{error}"),
+		metric.WithDescription("Times that the store could not give tokens back."))
 	// A gauge rather than an up-down counter, because two Observers on one store must not add up.
 	keys, err := meter.Int64ObservableGauge("ratelimit.store.keys", metric.WithUnit("{key}"),
 		metric.WithDescription("Keys that the store holds in memory."))
@@ -176,7 +184,15 @@ func (o *Observer) instrument(config config) error {
 // Observe records an event; give it to ratelimit.WithObserver, once per limiter.
 func (o *Observer) Observe(ctx context.Context, e ratelimit.Event) {
 	m := o.measurements(e)
-	o.requests.Add(ctx, 1, m.request...)
+	switch e.Reason {
+	case ratelimit.ReasonGiveBack:
+		o.backs.Add(ctx, 1, m.alone...)
+		return
+	case ratelimit.ReasonGone:
+		o.gone.Add(ctx, 1, m.alone...)
+	default:
+		o.requests.Add(ctx, 1, m.request...)
+	}
 	if e.Elapsed > 0 { // Else the store was not asked.
 		o.duration.Record(ctx, e.Elapsed.Seconds(), m.store...)
 	}
@@ -218,6 +234,8 @@ func decisionOf(e ratelimit.Event) string {
 	switch {
 	case e.Reason == ratelimit.ReasonShadow:
 		return "shadow"
+	case e.Reason == ratelimit.ReasonGone:
+		return "gone"
 	case e.Err != nil:
 		return "failed"
 	case e.Result.Allowed:
@@ -236,8 +254,8 @@ type fate struct {
 
 // measurements are the attributes of one fate, in the form that instruments take without making garbage.
 type measurements struct {
-	request       []metric.AddOption
-	store, policy []metric.RecordOption
+	request, alone []metric.AddOption // alone: by the policy alone
+	store, policy  []metric.RecordOption
 }
 
 // measurements returns the attributes of an event. Beyond a bound they are made anew each time, and routes are not
@@ -273,6 +291,7 @@ func (f fate) measurements() *measurements {
 	}
 	return &measurements{
 		request: []metric.AddOption{set(request...)},
+		alone:   []metric.AddOption{set(policy)},
 		store:   []metric.RecordOption{set(policy, source)},
 		policy:  []metric.RecordOption{set(policy)},
 	}

@@ -109,7 +109,7 @@ func eventOf(name, route string, reason ratelimit.Reason) ratelimit.Event {
 
 func TestInstruments(t *testing.T) {
 	store := ratelimit.NewMemoryStore()
-	if _, err := store.Take(t.Context(), "key", 1, []ratelimit.Limit{{Capacity: 5, Refill: ratelimit.PerHour(5)}}); err != nil {
+	if _, err := store.Take(t.Context(), "key", ratelimit.Take{N: 1, Limits: []ratelimit.Limit{{Capacity: 5, Refill: ratelimit.PerHour(5)}}}); err != nil {
 		t.Fatal(err)
 	}
 	observer, read := newObserver(t,

@@ -10,6 +10,8 @@
 //	ratelimit_requests_total{policy,route,decision,reason,source}  requests, by how they fared
 //	ratelimit_store_duration_seconds{policy,source}                how long stores took; a classic and a native histogram
 //	ratelimit_store_errors_total{policy,kind}                      requests that stores could not decide
+//	ratelimit_gone_total{policy}                                   requests given up while held back: their clients left
+//	ratelimit_give_back_errors_total{policy}                       times that tokens could not be given back
 //	ratelimit_store_degraded{store}                                1 while a store's breaker is not closed; see WithFallbackStore
 //	ratelimit_store_keys{store}                                    keys in memory; see WithMemoryStore
 //	ratelimit_wait_duration_seconds{policy}                        how long held-back requests waited; classic and native
@@ -19,6 +21,7 @@
 // [WithMaxRoutes]. decision is allowed, refused, shadow (let through, but would have been refused) or failed (no
 // decision; what happened then is the error handler's), and reason says why in the words of ratelimit.Reason.
 // source is who decided, in the words of ratelimit.Source: source="overflow" is a MemoryStore that is full.
+// A request that was given up while it was held back is in ratelimit_gone_total alone.
 // kind is a word of ratelimit.ErrorKind; mistakes in arguments are not the store's, and only in requests_total.
 // No label ever holds a key.
 //
@@ -44,6 +47,8 @@ import (
 type Collector struct {
 	known  atomic.Pointer[index] // replaced under mu, so that events need no lock
 	errors *prometheus.CounterVec
+	gone   *prometheus.CounterVec
+	backs  *prometheus.CounterVec
 	waits  *prometheus.HistogramVec
 
 	mu       sync.Mutex
@@ -122,6 +127,14 @@ func New(opts ...Option) *Collector {
 			Name: "ratelimit_store_errors_total",
 			Help: "Requests that the store could not decide, by kind of error.",
 		}, []string{"policy", "kind"}),
+		gone: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ratelimit_gone_total",
+			Help: "Requests that were given up while they were held back, because their clients left.",
+		}, []string{"policy"}),
+		backs: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ratelimit_give_back_errors_total",
+			Help: "Times that the store could not give tokens back.",
+		}, []string{"policy"}),
 		waits: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:                            "ratelimit_wait_duration_seconds",
 			Help:                            "How long requests were held back, of those that were.",
@@ -168,8 +181,16 @@ func (c *Collector) apply(opts []Option) {
 // Observe counts an event; give it to ratelimit.WithObserver, once per limiter.
 func (c *Collector) Observe(_ context.Context, e ratelimit.Event) {
 	s, source := c.series(e.Name, e.Route), sourceOf(e.Result.Source)
-	s.counts[reasonOf(e.Reason)][source].Add(1)
 	p := s.policy
+	switch e.Reason {
+	case ratelimit.ReasonGiveBack:
+		c.backs.WithLabelValues(p.name).Inc()
+		return
+	case ratelimit.ReasonGone:
+		c.gone.WithLabelValues(p.name).Inc()
+	default:
+		s.counts[reasonOf(e.Reason)][source].Add(1)
+	}
 	if e.Elapsed > 0 { // Else the store was not asked.
 		p.latency(source).observe(e.Elapsed)
 	}
@@ -190,12 +211,16 @@ func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 		ch <- desc
 	}
 	c.errors.Describe(ch)
+	c.gone.Describe(ch)
+	c.backs.Describe(ch)
 	c.waits.Describe(ch)
 }
 
 // Collect implements prometheus.Collector.
 func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	c.errors.Collect(ch)
+	c.gone.Collect(ch)
+	c.backs.Collect(ch)
 	c.waits.Collect(ch)
 	c.known.Load().collect(ch)
 

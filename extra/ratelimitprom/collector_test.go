@@ -55,7 +55,7 @@ func TestRegisterAgain(t *testing.T) {
 	first.Observe(t.Context(), eventOf("api", "/", ratelimit.ReasonAllowed))
 
 	limits := []ratelimit.Limit{{Capacity: 5, Refill: ratelimit.PerHour(5)}}
-	if _, err := after.Take(t.Context(), "key", 1, limits); err != nil {
+	if _, err := after.Take(t.Context(), "key", ratelimit.Take{N: 1, Limits: limits}); err != nil {
 		t.Fatal(err)
 	}
 	second, err := ratelimitprom.Register(registry,
@@ -227,9 +227,12 @@ func TestWordsAreComplete(t *testing.T) {
 	if len(reasons) < 10 {
 		t.Fatalf("found only the reasons %v", reasons)
 	}
-	for _, reason := range reasons {
+	reasons = slices.DeleteFunc(reasons, func(reason string) bool {
 		c.Observe(t.Context(), eventOf("api", "/", ratelimit.Reason(reason)))
-	}
+		return reason == string(ratelimit.ReasonGone) || reason == string(ratelimit.ReasonGiveBack)
+	})
+	expectValues(t, gather(t, registry)["ratelimit_gone_total"], "policy=api 1")
+	expectValues(t, gather(t, registry)["ratelimit_give_back_errors_total"], "policy=api 1")
 	for source := ratelimit.SourceMemory; source.String() != "unknown"; source++ {
 		e := eventOf("api", "/", ratelimit.ReasonAllowed)
 		e.Result.Source = source

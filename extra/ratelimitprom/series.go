@@ -22,7 +22,7 @@ const (
 )
 
 // reasons are the values of the label reason, and the decision that each belongs to. The first is for reasons
-// that are not in the list.
+// that are not in the list. ReasonGone and ReasonGiveBack are no fate of a request, and counted elsewhere.
 var reasons = [...]struct {
 	reason   ratelimit.Reason
 	decision string
@@ -34,7 +34,6 @@ var reasons = [...]struct {
 	{ratelimit.ReasonOverflow, "refused"},
 	{ratelimit.ReasonNoKey, "refused"},
 	{ratelimit.ReasonBanned, "refused"},
-	{ratelimit.ReasonGone, "refused"},
 	{ratelimit.ReasonShadow, "shadow"},
 	{ratelimit.ReasonStore, "failed"},
 	{ratelimit.ReasonForeign, "failed"},
@@ -56,16 +55,14 @@ func reasonOf(reason ratelimit.Reason) int {
 		return 5
 	case ratelimit.ReasonBanned:
 		return 6
-	case ratelimit.ReasonGone:
-		return 7
 	case ratelimit.ReasonShadow:
-		return 8
+		return 7
 	case ratelimit.ReasonStore:
-		return 9
+		return 8
 	case ratelimit.ReasonForeign:
-		return 10
+		return 9
 	case ratelimit.ReasonArgument:
-		return 11
+		return 10
 	default:
 		return 0
 	}
@@ -170,6 +167,9 @@ func (c *Collector) series(name, route string) *series {
 	known := c.known.Load().clone()
 	s := known.add(name, route)
 	c.known.Store(known)
+	// From 0 on, or the first one would be no increase.
+	c.gone.WithLabelValues(s.policy.name)
+	c.backs.WithLabelValues(s.policy.name)
 	return s
 }
 

@@ -23,7 +23,7 @@ func init() { gin.SetMode(gin.ReleaseMode) }
 // brokenStore decides nothing.
 type brokenStore struct{ ratelimit.Store }
 
-func (brokenStore) Take(context.Context, string, int, []ratelimit.Limit) (ratelimit.Result, error) {
+func (brokenStore) Take(context.Context, string, ratelimit.Take) (ratelimit.Result, error) {
 	time.Sleep(time.Millisecond)
 	return ratelimit.Result{}, context.DeadlineExceeded
 }

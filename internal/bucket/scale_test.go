@@ -152,7 +152,7 @@ func TestTakes(t *testing.T) {
 		if !fits {
 			want = bigInt(deficit)
 		}
-		got, allowed := c.Of(&s, deficit)
+		got, allowed := c.Of(0, &s, deficit, 0)
 		same(t, "take", got, want, s, deficit, n)
 		if allowed != fits {
 			t.Fatalf("take of %d from %+v with %d missing: allowed is %v", n, s, deficit, allowed)
@@ -164,22 +164,15 @@ func TestTakes(t *testing.T) {
 	}
 }
 
-func TestAdjustments(t *testing.T) {
+func TestDebts(t *testing.T) {
 	r := newNumbers(t)
 	for range bucketRounds {
-		s, deficit, n := r.scale(), r.upTo(MaxDeficit), r.upTo(math.MaxInt64)
-		if r.IntN(2) == 0 {
-			n = -n
-		}
-		if r.IntN(100) == 0 {
-			n = math.MinInt64
-		}
-		c := Change{N: n, Adjust: true}
-		got, allowed := c.Of(&s, deficit)
-		want := least(bigInt(MaxDeficit), most(zero, sub(bigInt(deficit), mul(n, s.Token))))
-		same(t, "adjust", got, want, s, deficit, n)
+		s, deficit, n := r.scale(), r.upTo(MaxDeficit), r.upTo(MaxDeficit)
+		c := Change{N: n, Debt: true}
+		got, allowed := c.Of(0, &s, deficit, 0)
+		same(t, "debt", got, least(bigInt(MaxDeficit), add(bigInt(deficit), mul(n, s.Token))), s, deficit, n)
 		if !allowed {
-			t.Fatalf("adjust by %d of %+v with %d missing was refused", n, s, deficit)
+			t.Fatalf("a debt of %d to %+v with %d missing was refused", n, s, deficit)
 		}
 	}
 }
@@ -273,7 +266,7 @@ func TestLimitsInTurns(t *testing.T) {
 			take := Change{N: r.from1To(s.Capacity)}
 			at := func(tick int64) (left int64, kept Scale, allowed bool) {
 				left, kept = s.TakeOver(deficit, by, tick-last)
-				left, allowed = take.Of(&s, left-kept.Size()+s.Size())
+				left, allowed = take.Of(0, &s, left-kept.Size()+s.Size(), 0)
 				return left, kept, allowed
 			}
 			left, kept, allowed := at(now)
@@ -338,17 +331,17 @@ func FuzzRetryAfter(f *testing.F) {
 			t.Skip()
 		}
 		c := Change{N: n}
-		if _, allowed := c.Of(&s, deficit); allowed {
+		if _, allowed := c.Of(0, &s, deficit, 0); allowed {
 			if wait := c.Retry(&s, deficit); wait != 0 {
 				t.Fatalf("allowed, after %d ticks", wait)
 			}
 			return
 		}
 		wait := c.Retry(&s, deficit)
-		if _, allowed := c.Of(&s, s.Refill(deficit, wait)); !allowed {
+		if _, allowed := c.Of(0, &s, s.Refill(deficit, wait), 0); !allowed {
 			t.Errorf("refused after the %d ticks that it was told", wait)
 		}
-		if _, allowed := c.Of(&s, s.Refill(deficit, wait-1)); allowed {
+		if _, allowed := c.Of(0, &s, s.Refill(deficit, wait-1), 0); allowed {
 			t.Errorf("told %d ticks, and admitted after one less", wait)
 		}
 	})
@@ -371,7 +364,7 @@ func TestRatesAreExactOverYears(t *testing.T) {
 			now += wait
 			deficit = s.Refill(deficit, wait)
 			var allowed bool
-			if deficit, allowed = one.Of(&s, deficit); !allowed {
+			if deficit, allowed = one.Of(0, &s, deficit, 0); !allowed {
 				t.Fatalf("%+v: refused after its wait", s)
 			}
 		}

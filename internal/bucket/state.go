@@ -21,7 +21,8 @@ type Bans struct{ Strikes, Memory Level }
 type Outcome struct {
 	Allowed  bool
 	Deficits []int64 // what is missing afterwards, one per limit
-	Late     int64   // ticks that the clock is behind the state; nothing refills until it has caught up
+	At       int64   // tick at which the deficits are so
+	Late     int64   // ticks that the clock is behind At; nothing refills until it has caught up
 	Banned   int64   // ticks until the key is no longer shut out
 }
 
@@ -36,28 +37,29 @@ func (s *State) Full(now int64) bool {
 	return s.Ban == nil || full(&s.Ban.Strikes) && full(&s.Ban.Memory)
 }
 
-// Apply makes a change to the buckets of all scales or to none, and reports whether anything has changed. The
-// outcome's deficits are at the tick now.
+// Apply makes a change at the tick now to the buckets of all scales or to none, and reports whether anything has
+// changed.
 func (s *State) Apply(now int64, c *Change, scales []Scale) (o Outcome, changed bool) {
-	next := s.at(now, scales, c.Ban)
-	o = Outcome{Allowed: true, Deficits: make([]int64, len(scales))}
+	next := s.taken(now, scales, c.Ban)
+	o = Outcome{Allowed: true, Deficits: make([]int64, len(scales)), At: now}
 	if c.Ban != nil {
 		o.Banned = c.Ban.Left(next.Ban.Strikes.Deficit)
 		o.Allowed = o.Banned == 0
 	}
 	for i := range scales {
 		o.Deficits[i] = next.Levels[i].Deficit - next.Levels[i].surplus(&scales[i])
-		_, ok := c.Of(&scales[i], o.Deficits[i])
+		_, ok := c.Of(i, &scales[i], o.Deficits[i], now)
 		o.Allowed = o.Allowed && ok
 	}
 	switch {
 	case o.Allowed:
 		for i := range scales {
-			o.Deficits[i], _ = c.Of(&scales[i], o.Deficits[i])
-			next.Levels[i].Deficit = min(o.Deficits[i]+next.Levels[i].surplus(&scales[i]), MaxDeficit)
+			deficit, _ := c.Of(i, &scales[i], o.Deficits[i], now)
+			changed = changed || deficit != o.Deficits[i]
+			o.Deficits[i] = deficit
+			next.Levels[i].Deficit = min(deficit+next.Levels[i].surplus(&scales[i]), MaxDeficit)
 		}
-		changed = c.N != 0
-	case c.Ban != nil && o.Banned == 0 && c.N > 0: // A look is no offence.
+	case o.Banned == 0 && c.N > 0 && c.Ban != nil: // A look is no offence.
 		ban := next.Ban
 		ban.Strikes.Deficit, ban.Memory.Deficit = c.Ban.Strike(ban.Strikes.Deficit, ban.Memory.Deficit)
 		o.Banned = c.Ban.Left(ban.Strikes.Deficit)
@@ -69,9 +71,23 @@ func (s *State) Apply(now int64, c *Change, scales []Scale) (o Outcome, changed 
 	return o, changed
 }
 
-// at returns the state as it is at the tick now, taken over by the limits and the ban that are asked for. Those that
+// At returns the state as a look at the tick now sees it: by the limits that are asked for, or without any by its own.
+// A bucket of the limits asked for is no larger than they say.
+func (s *State) At(now int64, scales []Scale) State {
+	next := s.taken(now, scales, nil)
+	if len(scales) > 0 {
+		next.Levels = next.Levels[:len(scales)]
+	}
+	for i := range scales {
+		l := &next.Levels[i]
+		*l = Level{scales[i], l.Deficit - l.surplus(&scales[i])}
+	}
+	return next
+}
+
+// taken returns the state as it is at the tick now, taken over by the limits and the ban that are asked for. Those that
 // are not asked for only refill.
-func (s *State) at(now int64, scales []Scale, ban *Ban) State {
+func (s *State) taken(now int64, scales []Scale, ban *Ban) State {
 	elapsed := now - s.Last
 	next := State{Last: now, Levels: make([]Level, max(len(scales), len(s.Levels)))}
 	for i := range next.Levels {

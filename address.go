@@ -1,0 +1,177 @@
+package ratelimit
+
+import (
+	"maps"
+	"net"
+	"net/http"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"unsafe"
+
+	"github.com/gin-gonic/gin"
+)
+
+// ClientAddr is the client's address as [ByClientIP] and the lists of extra/iplist see it: as c.ClientIP() tells it,
+// IPv4 where it is an IPv4-mapped address, and without its zone. Headers count as far as Gin is told to believe them;
+// see engine.SetTrustedProxies. A port behind the address, as some gateways send it ("203.0.113.7:51234",
+// "[2001:db8::1]:443"), is dropped.
+//
+// It is not ok where the client's address is unknown: a believed header holds something else than an address, or the
+// peer has none, as on a unix socket. An unknown client is not the proxy, so a list of exceptions must not let it in.
+func ClientAddr(c *gin.Context) (addr netip.Addr, ok bool) {
+	addr, _, ok = clientAddr(c)
+	return addr, ok
+}
+
+// clientAddr also returns the text that the address was read from.
+func clientAddr(c *gin.Context) (addr netip.Addr, text string, ok bool) {
+	ip := c.ClientIP()
+	engine := engineOf(c)
+	if engine != nil && engine.TrustedPlatform != "" && c.GetHeader(engine.TrustedPlatform) == ip && ip != "" {
+		return forwardedAddr(ip)
+	}
+	names := defaultHeaders
+	if engine != nil {
+		names = engine.RemoteIPHeaders
+	}
+	for _, name := range names {
+		lines := headerLines(c.Request.Header, name)
+		if len(lines) == 0 {
+			continue
+		}
+		switch reach(lines, ip) {
+		case reached:
+			return forwardedAddr(ip)
+		case passed:
+			continue // Gin does not read this header.
+		case stuck:
+		}
+		if ipWith(c, name, example) != example {
+			continue // Nor this.
+		}
+		readable := withoutPorts(lines)
+		ip := ipWith(c, name, readable...)
+		if reach(readable, ip) != reached {
+			return netip.Addr{}, "", false
+		}
+		return forwardedAddr(ip)
+	}
+	if ip == "" {
+		return remoteAddr(c)
+	}
+	return forwardedAddr(ip) // The peer's, or what a platform has sent.
+}
+
+// forwardedAddr reads an address that may have a port.
+func forwardedAddr(text string) (netip.Addr, string, bool) {
+	addr, err := netip.ParseAddr(text)
+	if err != nil {
+		addr, err = netip.ParseAddr(withoutPort(text))
+	}
+	if err != nil {
+		return netip.Addr{}, "", false
+	}
+	return addr.WithZone("").Unmap(), text, true
+}
+
+// remoteAddr reads the address of the connection's peer, which some middleware sets without a port.
+func remoteAddr(c *gin.Context) (netip.Addr, string, bool) {
+	host := c.Request.RemoteAddr
+	if bracketed, ok := strings.CutPrefix(host, "["); ok {
+		host, _, _ = strings.Cut(bracketed, "]")
+	} else if i := strings.IndexByte(host, ':'); i == strings.LastIndexByte(host, ':') && i >= 0 {
+		host = host[:i] // With more colons it is IPv6 without a port.
+	}
+	addr, err := netip.ParseAddr(host)
+	if err != nil {
+		return netip.Addr{}, "", false
+	}
+	return addr.WithZone("").Unmap(), host, true
+}
+
+// How far a walk through a header's addresses comes, from the right, as proxies append to it and Gin reads it.
+type progress int
+
+const (
+	reached progress = iota // at the address that Gin has taken
+	stuck                   // at what is no address to Gin, which goes to another header then, where the client may have put what it likes
+	passed                  // through it all without either: Gin has taken an address from elsewhere
+)
+
+func reach(lines []string, ip string) progress {
+	for _, line := range slices.Backward(lines) {
+		for more := true; more; {
+			element := line
+			i := strings.LastIndexByte(line, ',')
+			if more = i >= 0; more {
+				line, element = line[:i], line[i+1:]
+			}
+			element = strings.TrimSpace(element)
+			if element == ip {
+				return reached
+			}
+			if net.ParseIP(element) == nil {
+				return stuck
+			}
+		}
+	}
+	return passed
+}
+
+// withoutPorts returns the lines of a header with the ports dropped.
+func withoutPorts(lines []string) []string {
+	lines = slices.Clone(lines)
+	for i, line := range lines {
+		elements := strings.Split(line, ",")
+		for j := range elements {
+			elements[j] = withoutPort(strings.TrimSpace(elements[j]))
+		}
+		lines[i] = strings.Join(elements, ",")
+	}
+	return lines
+}
+
+// withoutPort returns the address of "192.0.2.1:80" and "[2001:db8::1]:80", and other text as it is.
+func withoutPort(text string) string {
+	if peer, err := netip.ParseAddrPort(text); err == nil {
+		return peer.Addr().WithZone("").String()
+	}
+	return text
+}
+
+const example = "192.0.2.1" // RFC 5737: nobody's, so no proxy has it.
+
+// ipWith is what Gin would take for the client's address if a header had this value.
+func ipWith(c *gin.Context, name string, lines ...string) string {
+	request, changed := c.Request, *c.Request
+	changed.Header = maps.Clone(request.Header)
+	changed.Header[http.CanonicalHeaderKey(name)] = lines
+	c.Request = &changed
+	defer func() { c.Request = request }()
+	return c.ClientIP()
+}
+
+var defaultHeaders = []string{"X-Forwarded-For", "X-Real-IP"} // Gin's
+
+// headerLines is h.Values(name), which allocates for the second of Gin's headers on each request.
+func headerLines(h http.Header, name string) []string {
+	if name == "X-Real-IP" {
+		return h["X-Real-Ip"]
+	}
+	return h.Values(name)
+}
+
+// engineOf returns the engine that a context is of, from a private field; nil if Gin is built differently.
+func engineOf(c *gin.Context) *gin.Engine {
+	if !hasEngineField {
+		return nil
+	}
+	return *(**gin.Engine)(unsafe.Add(unsafe.Pointer(c), engineField.Offset))
+}
+
+var (
+	engineField, foundEngineField = reflect.TypeFor[gin.Context]().FieldByName("engine")
+	hasEngineField                = foundEngineField && engineField.Type == reflect.TypeFor[*gin.Engine]()
+)
