@@ -54,9 +54,6 @@ func tickOf(meta uint64) int64 { return int64(meta) >> limitBits }
 // apply changes the bucket at the tick now, which was read before the slot was, and writes what came of it to r. It is
 // not ok where a slot cannot: it is dead, time is too far for the word, or a refusal has to be counted.
 func (s *slot) apply(m *MemoryStore, r *Result, l *internedLimit, c *bucket.Change, now int64) (ok bool) {
-	if c.Back != nil {
-		return s.giveBack(m, r, l, c, now)
-	}
 	ceiling, cost := c.Units(&l.scale)
 	for {
 		full := s.full.Load()
@@ -73,7 +70,7 @@ func (s *slot) apply(m *MemoryStore, r *Result, l *internedLimit, c *bucket.Chan
 		}
 		start := l.scale.RefillIn(now)
 		before := max(0, full-start)
-		if before > ceiling {
+		if before > ceiling && c.Back == nil {
 			if c.Ban != nil {
 				return false
 			}
@@ -81,29 +78,9 @@ func (s *slot) apply(m *MemoryStore, r *Result, l *internedLimit, c *bucket.Chan
 			return true
 		}
 		deficit := bucket.Charged(before, cost)
-		if deficit != before && !s.swap(full, start+deficit, meta, l, now) {
-			continue
+		if c.Back != nil { // Worth less the later it comes.
+			deficit, _ = c.Of(0, &l.scale, before, now)
 		}
-		r.describeSlot(c, true, l, deficit, now)
-		return true
-	}
-}
-
-// giveBack is apply for what is worth less the later it comes.
-func (s *slot) giveBack(m *MemoryStore, r *Result, l *internedLimit, c *bucket.Change, now int64) (ok bool) {
-	for {
-		full := s.full.Load()
-		meta := s.meta.Load()
-		if last := tickOf(meta); last > now {
-			now = max(m.now(), last)
-			continue
-		}
-		if full == dead || now > l.horizon {
-			return false
-		}
-		start := l.scale.RefillIn(now)
-		before := max(0, full-start)
-		deficit, _ := c.Of(0, &l.scale, before, now)
 		if deficit != before && !s.swap(full, start+deficit, meta, l, now) {
 			continue
 		}

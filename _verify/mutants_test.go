@@ -17,19 +17,22 @@ type mutant struct{ file, why, before, after string }
 // quickTests are those of the root package that judge decisions and stored states; the others are about what is
 // around them, or wait.
 const (
-	quickTests = `^Test(Refill|Takes|Adjustments|TakeOver|Convert|Limits|MulDivUp|Bounds|Rates|Redis|Merg|Memory|Ban|Refusals|Hammer|Wrong|Argument)`
+	quickTests = `^Test(Redis|Merg|Memory|Ban|Refusals|Hammer|Wrong|Argument|Charge|Stack|Wait|Shadow|DenyCache|FallbackStoreAdjust)`
 	slowTests  = `Budget|Pause|Cluster|Processes|IsReturned|DownAtFirst|Flood`
 )
 
 // likelyTests are those which probably notice a mutant of a file, and are asked first.
 var likelyTests = map[string]string{
-	"bucket.go":            `^Test(Refill|Takes|Adjustments|TakeOver|Convert|Limits|MulDivUp|Bounds)`,
-	"ban.go":               `^TestBan`,
+	"receipt.go":           `^TestMemoryStore$`,
+	"store_fallback.go":    `^TestFallbackStoreAdjust`,
+	"store_memory.go":      `^TestMemory`,
+	"charge.go":            `^TestCharge`,
+	"limiter.go":           `^Test(Charge|Shadow)`,
+	"wait.go":              `^Test(Charge|Wait)`,
 	"store_redis.lua":      `^TestRedisStore$`,
 	"store_redis.go":       `^TestRedisLostReply`,
 	"store_redis_merge.go": `^TestMerg`,
 	"store_memory_slot.go": `^TestMemoryStore`,
-	"store_memory_wide.go": `^TestMemoryStore$`,
 }
 
 // Every mutant of the library is noticed by the library's own tests.
@@ -38,12 +41,12 @@ func TestMutants(t *testing.T) {
 	every := pick(1, len(mutants))
 	tried := 0
 	var survivors []string
-	proves(t, "Mutants of bucket.go, ban.go, the script and the memory store are noticed by the library's tests", func() string {
+	proves(t, "Mutants of the arithmetic, the script, the stores and the life of a charge are noticed by the library's tests", func() string {
 		return figure("%d of %d noticed; survivors: %s", tried-len(survivors), tried, or(strings.Join(survivors, "; "), "none"))()
 	})
 	root := t.TempDir()
 	copyLibrary(t, root)
-	if out, err := quick(t, root, quickTests); err != nil {
+	if out, err := quick(t, root, quickTests, "."); err != nil {
 		t.Fatalf("the library's tests fail without a mutant: %v\n%s", err, tail(out))
 	}
 	for i := 0; i < len(mutants); i += every {
@@ -60,9 +63,14 @@ func TestMutants(t *testing.T) {
 			continue
 		}
 		write(t, file, []byte(strings.Replace(string(whole), m.before, m.after, 1)))
-		out, err := quick(t, root, likelyTests[m.file])
+		out, err := "", error(nil)
+		if strings.HasPrefix(m.file, "internal/bucket/") {
+			out, err = quick(t, root, ".", "./internal/bucket")
+		} else {
+			out, err = quick(t, root, likelyTests[m.file], ".")
+		}
 		if err == nil {
-			out, err = quick(t, root, quickTests)
+			out, err = quick(t, root, quickTests, ".")
 		}
 		write(t, file, whole)
 		t.Logf("%v: %s: %s: noticed: %v", time.Since(began).Round(time.Second), m.file, m.why, err != nil)
@@ -148,13 +156,13 @@ func write(t *testing.T, file string, text []byte) {
 	}
 }
 
-// quick runs the tests that judge mutants. One that hangs has noticed, too.
-func quick(t *testing.T, root, tests string) (string, error) {
+// quick runs tests of a package that judge mutants. One that hangs has noticed, too.
+func quick(t *testing.T, root, tests, pkg string) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "go", "test", "-short", "-failfast", "-count=1", "-vet=off", "-ldflags=-s -w", "-timeout=90s",
-		"-run", tests, "-skip", slowTests, ".")
+		"-run", tests, "-skip", slowTests, pkg)
 	cmd.Dir = root
 	cmd.WaitDelay = 5 * time.Second
 	out, err := cmd.CombinedOutput()
