@@ -23,13 +23,14 @@ const (
 
 // likelyTests are those which probably notice a mutant of a file, and are asked first.
 var likelyTests = map[string]string{
-	"bucket.go":            `^Test(Refill|Takes|Adjustments|TakeOver|Convert|Limits|MulDivUp|Bounds)`,
-	"ban.go":               `^TestBan`,
-	"store_redis.lua":      `^TestRedisStore$`,
-	"store_redis.go":       `^TestRedisLostReply`,
-	"store_redis_merge.go": `^TestMerg`,
-	"store_memory_slot.go": `^TestMemoryStore`,
-	"store_memory_wide.go": `^TestMemoryStore$`,
+	"bucket.go":                  `^Test(Refill|Takes|Adjustments|TakeOver|Convert|Limits|MulDivUp|Bounds)`,
+	"ban.go":                     `^TestBan`,
+	"internal/script/fast.lua":   `^TestRedisStore$`,
+	"internal/script/decide.lua": `^TestRedisStore$`,
+	"internal/script/script.go":  `^TestRedisLostReply`,
+	"internal/script/merge.go":   `^TestMerg`,
+	"store_memory_slot.go":       `^TestMemoryStore`,
+	"store_memory_wide.go":       `^TestMemoryStore$`,
 }
 
 // Every mutant of the library is noticed by the library's own tests.
@@ -154,7 +155,7 @@ func quick(t *testing.T, root, tests string) (string, error) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "go", "test", "-short", "-failfast", "-count=1", "-vet=off", "-ldflags=-s -w", "-timeout=90s",
-		"-run", tests, "-skip", slowTests, ".")
+		"-run", tests, "-skip", slowTests, ".", "./internal/bucket", "./internal/script")
 	cmd.Dir = root
 	cmd.WaitDelay = 5 * time.Second
 	out, err := cmd.CombinedOutput()

@@ -1,4 +1,4 @@
-package ratelimit
+package script
 
 import (
 	"context"
@@ -41,7 +41,7 @@ func (m *merger) send(ctx context.Context, cmds []onceCmd) {
 	for i, group := range groups {
 		merged[i] = group[0]
 		if len(group) > 1 {
-			first := group[0].scriptCall
+			first := group[0].call
 			first.keys = make([]string, len(group))
 			for j, cmd := range group {
 				first.keys[j] = cmd.keys[0]
@@ -125,17 +125,17 @@ func (m *merger) mayMerge(ctx context.Context) bool {
 func (m *merger) isOneServer(ctx context.Context) bool {
 	const looks = 32
 	minute := bucket.Scale{Capacity: 1, Token: int64(time.Minute / time.Microsecond), PerTick: 1}
-	text, token, perTick := scaleText(&minute), decimal(minute.Token), decimal(minute.PerTick)
+	limit, token, perTick := scaleText(&minute), decimal(minute.Token), decimal(minute.PerTick)
 	mark := m.prefix + "%" + rand.Text() // No caller's key: their percent signs are followed by two digits.
 
-	take := newOnceCmd(ctx, scriptCall{"eval", redisScript, []string{mark}, []any{text, "0", token, perTick}})
+	take := newOnceCmd(ctx, call{"eval", text, []string{mark}, []any{limit, "0", token, perTick}})
 	if m.client.Process(ctx, take) != nil {
 		return false
 	}
 	cmds := make([]onceCmd, looks)
 	for i := range cmds {
 		keys := []string{mark + strconv.Itoa(i), mark}
-		cmds[i] = newOnceCmd(ctx, scriptCall{"evalsha", redisScriptSHA, keys, []any{text, token, "0", perTick}})
+		cmds[i] = newOnceCmd(ctx, call{"evalsha", sha, keys, []any{limit, token, "0", perTick}})
 	}
 	m.pipeline(ctx, cmds)
 	for _, cmd := range cmds {

@@ -1,8 +1,7 @@
-package ratelimit
+package script
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
@@ -15,31 +14,22 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
-// scriptCallOf is how a store has the script asked, without asking it.
-func scriptCallOf(t *testing.T, store *RedisStore, ask func(*RedisStore) error) (call scriptCall) {
+// merging returns a merger on a server that knows the script, and that it takes for one.
+func merging(t *testing.T, client *redis.Client) *merger {
 	t.Helper()
-	caught := errors.New("caught")
-	catching := RedisStore{denied: store.denied, prefix: store.prefix, budget: store.budget}
-	catching.process = func(_ context.Context, cmd onceCmd) error {
-		call = cmd.scriptCall
-		return caught
-	}
-	require.ErrorIs(t, ask(&catching), caught)
-	return call
-}
-
-// merging returns a store, whose script the server knows, and a merger that takes the server for one.
-func merging(t *testing.T, client *redis.Client, opts ...RedisOption) (*RedisStore, *merger) {
-	t.Helper()
-	store, err := NewRedisStore(client, opts...)
-	require.NoError(t, err)
-	require.NoError(t, client.ScriptLoad(t.Context(), redisScript).Err())
+	require.NoError(t, client.ScriptLoad(t.Context(), text).Err())
 	m := &merger{client: client}
 	m.oneServer.Store(true)
-	return store, m
+	return m
+}
+
+func rate(capacity, tokens int64, per time.Duration) bucket.Scale {
+	s, _ := bucket.NewScale(capacity, tokens, int64(per))
+	return s
 }
 
 // TestMergedTakesAreDecidedAsSingleOnes gives the same random calls to two sets of keys, merged and one by one.
@@ -49,29 +39,31 @@ func TestMergedTakesAreDecidedAsSingleOnes(t *testing.T) {
 	clock := server.Clock()
 	clock.Freeze(time.Unix(1_800_000_000, 0))
 	client := server.Client()
-	store, m := merging(t, client, WithKeyPrefix(""), WithDenyCache(0))
+	m := merging(t, client)
 
-	lists := [][]Limit{
-		{{5, PerSecond(10)}}, {{5, PerSecond(10)}}, {{5, PerSecond(10)}}, {{9, PerSecond(10)}}, {{5, PerSecond(7)}},
-		{{5, PerSecond(10)}, {50, PerMinute(100)}},
+	common := rate(5, 10, time.Second)
+	var lists []*Limits
+	for _, scales := range [][]bucket.Scale{
+		{common}, {common}, {common}, {rate(9, 10, time.Second)}, {rate(5, 7, time.Second)}, {common, rate(50, 100, time.Minute)},
+	} {
+		lists = append(lists, NewLimits(scales))
 	}
+	ban, ok := bucket.NewBan(rate(3, 3, time.Second), 1e6, 60e6)
+	require.True(t, ok)
 	key := func() string { return fmt.Sprint(rand.IntN(24)) }
-	random := func() scriptCall {
-		limits, n := lists[rand.IntN(len(lists))], rand.IntN(3)
-		return scriptCallOf(t, store, func(s *RedisStore) error {
-			var err error
-			switch rand.IntN(20) {
-			case 0:
-				err = s.Reset(ctx, key())
-			case 1:
-				_, err = s.Adjust(ctx, key(), n-1, limits)
-			case 2:
-				_, err = s.TakeWith(ctx, key(), n, limits, TakeOptions{Ban: Ban{After: 3, Within: time.Second, For: time.Second, Max: time.Minute}})
-			default:
-				_, err = s.Take(ctx, key(), n, limits)
-			}
-			return err
-		})
+	random := func() call {
+		limits, n := lists[rand.IntN(len(lists))], rand.Int64N(3)
+		var args []any // of a reset
+		switch rand.IntN(20) {
+		case 0:
+		case 1:
+			args = limits.args(&bucket.Change{N: n - 1, Adjust: true})
+		case 2:
+			args = limits.args(&bucket.Change{N: n, Ban: &ban})
+		default:
+			args = limits.args(&bucket.Change{N: n})
+		}
+		return call{"evalsha", sha, []string{key()}, args}
 	}
 	foreign := func(prefix string) {
 		require.NoError(t, client.Set(ctx, prefix+"1", "somebody's", 0).Err())
@@ -85,20 +77,20 @@ func TestMergedTakesAreDecidedAsSingleOnes(t *testing.T) {
 		clock.Advance(time.Duration(rand.IntN(200_000)) * time.Microsecond)
 		var cmds []onceCmd
 		for range 1 + rand.IntN(40) {
-			call := random()
-			call.keys = []string{"merged:" + call.keys[0]}
-			cmds = append(cmds, newOnceCmd(ctx, call))
+			c := random()
+			c.keys = []string{"merged:" + c.keys[0]}
+			cmds = append(cmds, newOnceCmd(ctx, c))
 		}
 		m.send(ctx, cmds)
 		for _, group := range groupAlike(cmds) {
 			merged += len(group) - 1
 			for _, cmd := range group {
 				require.NoError(t, cmd.Err())
-				call := cmd.scriptCall
-				call.keys = []string{strings.Replace(cmd.keys[0], "merged:", "alone:", 1)}
-				alone := newOnceCmd(ctx, call)
+				c := cmd.call
+				c.keys = []string{strings.Replace(cmd.keys[0], "merged:", "alone:", 1)}
+				alone := newOnceCmd(ctx, c)
 				require.NoError(t, client.Process(ctx, alone))
-				require.Equal(t, alone.Val(), cmd.Val(), "%v", call)
+				require.Equal(t, alone.Val(), cmd.Val(), "%v", c)
 				switch cmd.Val()[0] {
 				case 0:
 					refused++
@@ -126,14 +118,12 @@ func TestMergedTakesAreDecidedAsSingleOnes(t *testing.T) {
 func TestMergedTakesThatRedisRefusesAreNotCharged(t *testing.T) {
 	ctx := context.Background()
 	client := redistest.Start(t).Client()
-	store, m := merging(t, client)
+	m := merging(t, client)
 	require.NoError(t, client.HSet(ctx, "ratelimit:3", "field", "value").Err())
 	ten := func() (cmds []onceCmd) {
 		for i := range 10 {
-			cmds = append(cmds, newOnceCmd(ctx, scriptCallOf(t, store, func(s *RedisStore) error {
-				_, err := s.Take(ctx, fmt.Sprint(i), 1, []Limit{{5, PerDay(5)}})
-				return err
-			})))
+			keys := []string{fmt.Sprint("ratelimit:", i)}
+			cmds = append(cmds, newOnceCmd(ctx, call{"evalsha", sha, keys, perDay(5, 5).args(one)}))
 		}
 		return cmds
 	}
@@ -185,15 +175,14 @@ func TestMergingNeedsOneServer(t *testing.T) {
 		defer client.Close()
 		counter := &pipelineCounter{}
 		client.AddHook(counter)
-		store, err := NewRedisStore(client, WithTimeout(10*time.Second), WithKeyPrefix(name+":"), WithDenyCache(0))
-		require.NoError(t, err)
+		runner := New(client, Config{Prefix: name + ":", Budget: patient.Budget})
 		const callers, takes, keys, capacity = 32, 60, 64, 10
 		var admitted atomic.Int64
 		var taking sync.WaitGroup
 		for range callers {
 			taking.Go(func() {
 				for range takes {
-					r, err := store.Take(context.Background(), fmt.Sprint(rand.IntN(keys)), 1, []Limit{{capacity, PerDay(1)}})
+					r, err := runner.Change(context.Background(), fmt.Sprint(rand.IntN(keys)), perDay(capacity, 1), one)
 					if err != nil {
 						t.Error(err)
 						return

@@ -1,4 +1,4 @@
-package ratelimit
+package script
 
 import (
 	"context"

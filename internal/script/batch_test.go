@@ -1,4 +1,4 @@
-package ratelimit
+package script
 
 import (
 	"context"
@@ -12,8 +12,32 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
+
+var (
+	// patient is for tests that are not about the budget, on a machine that may be busy.
+	patient = Config{Prefix: "ratelimit:", Budget: 10 * time.Second}
+	one     = &bucket.Change{N: 1}
+)
+
+// perDay is one limit.
+func perDay(capacity, tokens int64) *Limits {
+	s, most := bucket.NewScale(capacity, tokens, int64(24*time.Hour))
+	if most < capacity {
+		panic("no such limit")
+	}
+	return NewLimits([]bucket.Scale{s})
+}
+
+// remaining looks at the first limit of a key.
+func remaining(t *testing.T, runner *Runner, key string, limits *Limits) int {
+	t.Helper()
+	o, err := runner.Change(context.Background(), key, limits, &bucket.Change{})
+	require.NoError(t, err)
+	return int(limits.Scales[0].Remaining(o.Deficits[0]))
+}
 
 // pipelineCounter counts what goes down the wire together: keys, in runs of the script, in batches.
 type pipelineCounter struct{ alone, batches, runs, batched atomic.Int64 }
@@ -47,17 +71,16 @@ func TestConcurrentTakesShareATripAndAreChargedOnce(t *testing.T) {
 	client := server.Client()
 	counter := &pipelineCounter{}
 	client.AddHook(counter)
-	store, err := NewRedisStore(client, WithTimeout(10*time.Second))
-	require.NoError(t, err)
+	runner := New(client, patient)
 
 	const callers, each = 64, 50
-	limits := []Limit{{callers * each, PerDay(1)}}
+	limits := perDay(callers*each, 1)
 	var failed atomic.Int64
 	var takes sync.WaitGroup
 	for range callers {
 		takes.Go(func() {
 			for range each {
-				if r, err := store.Take(context.Background(), "key", 1, limits); err != nil || !r.Allowed {
+				if r, err := runner.Change(context.Background(), "key", limits, one); err != nil || !r.Allowed {
 					failed.Add(1)
 				}
 			}
@@ -65,10 +88,8 @@ func TestConcurrentTakesShareATripAndAreChargedOnce(t *testing.T) {
 	}
 	takes.Wait()
 	require.Zero(t, failed.Load())
-	look, err := store.Take(context.Background(), "key", 0, limits)
-	require.NoError(t, err)
-	require.Zero(t, look.Remaining, "each take is charged")
-	r, err := store.Take(context.Background(), "key", 1, limits)
+	require.Zero(t, remaining(t, runner, "key", limits), "each take is charged")
+	r, err := runner.Change(context.Background(), "key", limits, one)
 	require.NoError(t, err)
 	require.False(t, r.Allowed, "and once")
 	depth := float64(counter.batched.Load()) / float64(counter.batches.Load())
@@ -83,10 +104,9 @@ func TestTakeThatIsAloneIsNotBatched(t *testing.T) {
 	client := server.Client()
 	counter := &pipelineCounter{}
 	client.AddHook(counter)
-	store, err := NewRedisStore(client, WithTimeout(10*time.Second))
-	require.NoError(t, err)
+	runner := New(client, patient)
 	for i := range 20 {
-		_, err := store.Take(context.Background(), fmt.Sprint(i), 1, []Limit{{1, PerDay(1)}})
+		_, err := runner.Change(context.Background(), fmt.Sprint(i), perDay(1, 1), one)
 		require.NoError(t, err)
 	}
 	require.Zero(t, counter.batches.Load())
@@ -97,10 +117,9 @@ func TestTakeThatIsAloneIsNotBatched(t *testing.T) {
 func TestBatchesKeepTheBudget(t *testing.T) {
 	server := redistest.Start(t)
 	const budget, callers = 100 * time.Millisecond, 200
-	store, err := NewRedisStore(server.Client(), WithTimeout(budget))
-	require.NoError(t, err)
-	limits := []Limit{{1000, PerDay(1)}}
-	_, err = store.Take(context.Background(), "key", 1, limits) // Connects, and loads the script.
+	runner := New(server.Client(), Config{Budget: budget})
+	limits := perDay(1000, 1)
+	_, err := runner.Change(context.Background(), "key", limits, one) // Connects, and loads the script.
 	require.NoError(t, err)
 	goroutines := runtime.NumGoroutine()
 
@@ -110,7 +129,7 @@ func TestBatchesKeepTheBudget(t *testing.T) {
 	for range callers {
 		takes.Go(func() {
 			start := time.Now()
-			if _, err := store.Take(context.Background(), "key", 1, limits); err == nil {
+			if _, err := runner.Change(context.Background(), "key", limits, one); err == nil {
 				succeeded.Add(1)
 			}
 			for {
@@ -128,12 +147,13 @@ func TestBatchesKeepTheBudget(t *testing.T) {
 	require.Less(t, time.Duration(longest.Load()), 5*budget)
 	require.Eventually(t, func() bool { return runtime.NumGoroutine() <= goroutines+2 }, 5*time.Second, 10*time.Millisecond)
 
-	var look Result
+	var look bucket.Outcome
 	require.Eventually(t, func() bool {
-		look, err = store.Take(context.Background(), "key", 0, limits)
+		look, err = runner.Change(context.Background(), "key", limits, &bucket.Change{})
 		return err == nil
 	}, 5*time.Second, 10*time.Millisecond, "and it recovers")
-	require.GreaterOrEqual(t, look.Remaining, 1000-1-callers)
-	t.Logf("%d of them had been sent", 999-look.Remaining)
-	require.Less(t, 999-look.Remaining, callers, "those that were still queued were not sent")
+	left := int(limits.Scales[0].Remaining(look.Deficits[0]))
+	require.GreaterOrEqual(t, left, 1000-1-callers)
+	t.Logf("%d of them had been sent", 999-left)
+	require.Less(t, 999-left, callers, "those that were still queued were not sent")
 }

@@ -1,4 +1,4 @@
-package ratelimit
+package script
 
 import (
 	"strconv"
@@ -6,42 +6,39 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 )
 
-// scriptLimits is a list of limits as the script takes them. Arguments are kept as go-redis wants them, so that a take
+// Limits is a list of limits as the script takes them. Arguments are kept as go-redis wants them, so that a take
 // neither prints numbers nor allocates for them.
-type scriptLimits struct {
-	scales  []bucket.Scale
-	fixed   []scriptLimit
+type Limits struct {
+	Scales  []bucket.Scale // only to be read
+	fixed   []fixedArgs
 	takeOne []any // the arguments of nearly all calls: one token, no wait, no ban
 }
 
-// scriptLimit is the arguments of a limit that do not depend on what is done.
-type scriptLimit struct{ text, perTick any }
+// fixedArgs is the arguments of a limit that do not depend on what is done.
+type fixedArgs struct{ text, perTick any }
 
-func newScriptLimits(limits []Limit) (*scriptLimits, error) {
-	scales, err := appendScales(make([]bucket.Scale, 0, len(limits)), limits)
-	if err != nil {
-		return nil, err
-	}
-	l := &scriptLimits{scales: scales}
+// NewLimits prepares a list of limits, and keeps it.
+func NewLimits(scales []bucket.Scale) *Limits {
+	l := &Limits{Scales: scales}
 	for i := range scales {
-		l.fixed = append(l.fixed, scriptLimit{scaleText(&scales[i]), decimal(scales[i].PerTick)})
+		l.fixed = append(l.fixed, fixedArgs{scaleText(&scales[i]), decimal(scales[i].PerTick)})
 	}
 	l.takeOne = l.print(&bucket.Change{N: 1})
-	return l, nil
+	return l
 }
 
 // args are the arguments for a change, only to be read.
-func (l *scriptLimits) args(c *bucket.Change) []any {
+func (l *Limits) args(c *bucket.Change) []any {
 	if *c == (bucket.Change{N: 1}) {
 		return l.takeOne
 	}
 	return l.print(c)
 }
 
-func (l *scriptLimits) print(c *bucket.Change) []any {
-	args := make([]any, 0, 4*len(l.scales)+5)
-	for i := range l.scales {
-		room, cost := c.Units(&l.scales[i])
+func (l *Limits) print(c *bucket.Change) []any {
+	args := make([]any, 0, 4*len(l.Scales)+5)
+	for i := range l.Scales {
+		room, cost := c.Units(&l.Scales[i])
 		args = append(args, l.fixed[i].text, decimal(room), decimal(cost), l.fixed[i].perTick)
 	}
 	if c.Ban != nil {

@@ -1,71 +1,5 @@
--- One decision about a key, or the same about each of several, atomic because Redis runs a script alone. The
--- arithmetic is bucket.go's, in doubles, which are exact integers below 2^53. All numbers are integers.
---
--- KEYS     the keys. One of several costs half of one alone: the rest is what Redis does to run a script at all.
--- ARGV     for each limit: "capacity token pertick", the limit in tokens, units in a token, and units that come
---          back each microsecond; the largest deficit that admits, -1 for none; the units to add to the deficit,
---          negative to give back; and pertick again. No limits at all resets the keys. Where refusals may start
---          a ban, then: the limits of its buckets of strikes and of memory; the shortest and the longest ban in
---          microseconds; and "ban".
---
--- Reply, for each key: 1 if allowed, 0 if not, or -1 if the key holds something that is not a rate limit;
--- microseconds that the clock is behind the state; each limit's deficit in units; and, if bans were asked for,
--- the microseconds that the key is still shut out.
---
--- State: "b1 last", then for each bucket " capacity token pertick deficit"; last is in microseconds since the
--- epoch. If there was ever a ban or a strike, " ban" and its two buckets follow. Text, so that GET shows it:
--- struct.pack is a tenth faster. One string: a hash costs a fifth more.
---
--- Redis itself refuses a write (out of memory, a replica, a full disk) only as the first of a script. So an error
--- means that nothing was done.
-
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
-local reply, others
-
--- What nearly all calls are, in a third of the time: one limit, and no bucket yet or one under that limit.
-if #ARGV == 4 then
-  reply = {0, 0, 0} -- room for one key's numbers
-  local limit, room, cost, pertick = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-  local call, pcall, match, format, ceil = redis.call, redis.pcall, string.match, string.format, math.ceil
-  -- A state under this limit, of which nothing is special in a pattern, and how a new one begins.
-  local mine = '^b1 (%d+) ' .. limit .. ' (%d+)$'
-  local fresh = format('b1 %s%06d %s ', time[1], time[2], limit)
-  for i = 1, #KEYS do
-    local key = KEYS[i]
-    local state = pcall('GET', key)
-    local last, deficit, allowed = now, 0, nil
-    if state then
-      last, deficit = match(state.err or state, mine)
-    end
-    if last then
-      last, deficit = tonumber(last), tonumber(deficit)
-      local elapsed = now - last
-      if elapsed >= 0 and deficit < 9007199254740992 then
-        deficit = deficit - elapsed * pertick
-        if deficit < 0 then deficit = 0 end
-        allowed = deficit <= room and 1 or 0
-        -- A refusal writes nothing, nor does a look, or what is given back to a full bucket.
-        if allowed == 1 and (cost > 0 or (cost < 0 and state)) then
-          deficit = deficit + cost
-          if deficit < 0 then deficit = 0 elseif deficit > 9007199254740991 then deficit = 9007199254740991 end
-          -- The numbers as texts that are at hand or made here: Redis makes them with 17 digits, which takes longer.
-          call('SET', key, fresh .. format('%.0f', deficit),
-            'PX', format('%.0f', ceil(ceil(deficit / pertick) / 1000) + 2000))
-        end
-        reply[3 * i - 2], reply[3 * i - 1], reply[3 * i] = allowed, 0, deficit
-      end
-    end
-    if not allowed then
-      others = others or {}
-      others[#others + 1] = i
-    end
-  end
-  if not others then return reply end
-else
-  reply, others = {}, {}
-  for i = 1, #KEYS do others[i] = i end
-end
+-- The second part of the script, behind fast.lua: it decides about the keys that are left in others, whatever is asked
+-- for and whatever is there.
 
 local limits, banning = #ARGV, ARGV[#ARGV] == 'ban'
 if banning then limits = limits - 5 end
@@ -142,7 +76,7 @@ local function decide(key)
     return q
   end
 
-  -- Puts a deficit into units of another size, as bucket.go does.
+  -- Puts a deficit into units of another size, as convert in internal/bucket does.
   local function convert(deficit, from, to)
     if from == to then return deficit end
     local part = math.fmod(deficit, from)
@@ -150,7 +84,7 @@ local function decide(key)
   end
 
   -- A bucket as it is now, taken over by the limit that is asked for: the limit's numbers, what is missing by it,
-  -- and by how many tokens the bucket is larger; scale.takeOver in bucket.go says why.
+  -- and by how many tokens the bucket is larger; Scale.TakeOver in internal/bucket says why.
   local function current(stored, limit)
     local capacity, token, pertick = string.match(limit, '^(%d+) (%d+) (%d+)$')
     local bucket = {tonumber(capacity), tonumber(token), tonumber(pertick), 0, 0}
@@ -210,7 +144,7 @@ local function decide(key)
     answer[#answer + 1] = bucket[4]
   end
   if strikes then
-    -- A refusal is a strike, and the last strike a ban; ban.go says how. A look is no offence.
+    -- A refusal is a strike, and the last strike a ban; Ban.Strike in internal/bucket says how. A look is no offence.
     if not (allowed or shut or look) then
       changed = true
       strikes[4] = strikes[4] + strikes[2]
