@@ -27,6 +27,12 @@ func merging(t *testing.T, client *redis.Client) *merger {
 	return m
 }
 
+func newTake(key string, args []any) *take {
+	return &take{ctx: context.Background(), key: key, args: args, done: make(chan struct{})}
+}
+
+func always(*take) bool { return true }
+
 func rate(capacity, tokens int64, per time.Duration) bucket.Scale {
 	s, _ := bucket.NewScale(capacity, tokens, int64(per))
 	return s
@@ -51,7 +57,7 @@ func TestMergedTakesAreDecidedAsSingleOnes(t *testing.T) {
 	ban, ok := bucket.NewBan(rate(3, 3, time.Second), 1e6, 60e6)
 	require.True(t, ok)
 	key := func() string { return fmt.Sprint(rand.IntN(24)) }
-	random := func() call {
+	random := func() []any {
 		limits, n := lists[rand.IntN(len(lists))], rand.Int64N(3)
 		var args []any // of a reset
 		switch rand.IntN(20) {
@@ -63,7 +69,7 @@ func TestMergedTakesAreDecidedAsSingleOnes(t *testing.T) {
 		default:
 			args = limits.args(&bucket.Change{N: n})
 		}
-		return call{"evalsha", sha, []string{key()}, args}
+		return args
 	}
 	foreign := func(prefix string) {
 		require.NoError(t, client.Set(ctx, prefix+"1", "somebody's", 0).Err())
@@ -75,23 +81,23 @@ func TestMergedTakesAreDecidedAsSingleOnes(t *testing.T) {
 	merged, refused, notOurs := 0, 0, 0
 	for round := range 300 {
 		clock.Advance(time.Duration(rand.IntN(200_000)) * time.Microsecond)
-		var cmds []onceCmd
+		var takes []*take
 		for range 1 + rand.IntN(40) {
-			c := random()
-			c.keys = []string{"merged:" + c.keys[0]}
-			cmds = append(cmds, newOnceCmd(ctx, c))
+			takes = append(takes, newTake("merged:"+key(), random()))
 		}
-		m.send(ctx, cmds)
-		for _, group := range groupAlike(cmds) {
+		groups := m.group(takes)
+		legs, err := m.send(ctx, takes, always)
+		require.NoError(t, err)
+		require.Equal(t, 1, legs)
+		for _, group := range groups {
 			merged += len(group) - 1
-			for _, cmd := range group {
-				require.NoError(t, cmd.Err())
-				c := cmd.call
-				c.keys = []string{strings.Replace(cmd.keys[0], "merged:", "alone:", 1)}
+			for _, got := range group {
+				require.NoError(t, got.err)
+				c := call{"evalsha", sha, []string{strings.Replace(got.key, "merged:", "alone:", 1)}, got.args}
 				alone := newOnceCmd(ctx, c)
 				require.NoError(t, client.Process(ctx, alone))
-				require.Equal(t, alone.Val(), cmd.Val(), "%v", c)
-				switch cmd.Val()[0] {
+				require.Equal(t, alone.Val(), got.reply, "%v", c)
+				switch got.reply[0] {
 				case 0:
 					refused++
 				case -1:
@@ -120,26 +126,23 @@ func TestMergedTakesThatRedisRefusesAreNotCharged(t *testing.T) {
 	client := redistest.Start(t).Client()
 	m := merging(t, client)
 	require.NoError(t, client.HSet(ctx, "ratelimit:3", "field", "value").Err())
-	ten := func() (cmds []onceCmd) {
+	ten := func() (takes []*take) {
 		for i := range 10 {
-			keys := []string{fmt.Sprint("ratelimit:", i)}
-			cmds = append(cmds, newOnceCmd(ctx, call{"evalsha", sha, keys, perDay(5, 5).args(one)}))
+			takes = append(takes, newTake(fmt.Sprint("ratelimit:", i), perDay(5, 5).args(one)))
 		}
-		return cmds
+		_, err := m.send(ctx, takes, always)
+		require.NoError(t, err)
+		return takes
 	}
 	require.NoError(t, client.ConfigSet(ctx, "maxmemory", "1").Err())
-	cmds := ten()
-	m.send(ctx, cmds)
-	for _, cmd := range cmds {
-		require.True(t, redis.HasErrorPrefix(cmd.Err(), "OOM"), "%v: %v", cmd.keys, cmd.Err())
+	for _, got := range ten() {
+		require.True(t, redis.HasErrorPrefix(got.err, "OOM"), "%v: %v", got.key, got.err)
 	}
 	require.NoError(t, client.ConfigSet(ctx, "maxmemory", "0").Err())
 	require.EqualValues(t, 1, client.DBSize(ctx).Val())
-	cmds = ten()
-	m.send(ctx, cmds)
-	for i, cmd := range cmds {
-		require.NoError(t, cmd.Err())
-		require.Equal(t, i != 3, cmd.Val()[0] == 1)
+	for i, got := range ten() {
+		require.NoError(t, got.err)
+		require.Equal(t, i != 3, got.reply[0] == 1)
 	}
 	require.EqualValues(t, 10, client.DBSize(ctx).Val())
 }
@@ -173,7 +176,7 @@ func TestMergingNeedsOneServer(t *testing.T) {
 	for name, shards := range map[string][]*redis.Client{"one": shards[:1], "two": shards} {
 		client := redis.NewClient(&redis.Options{Addr: proxy(shards), ContextTimeoutEnabled: true})
 		defer client.Close()
-		counter := &pipelineCounter{}
+		counter := &wireCounter{}
 		client.AddHook(counter)
 		runner := New(client, Config{Prefix: name + ":", Budget: patient.Budget})
 		const callers, takes, keys, capacity = 32, 60, 64, 10
@@ -196,9 +199,9 @@ func TestMergingNeedsOneServer(t *testing.T) {
 		taking.Wait()
 		require.LessOrEqual(t, admitted.Load(), int64(keys*capacity), name)
 		require.Greater(t, admitted.Load(), int64(keys*capacity*9/10), name)
-		t.Logf("%s: %d keys in %d runs in %d batches", name, counter.batched.Load(), counter.runs.Load(), counter.batches.Load())
-		require.Greater(t, counter.batches.Load(), int64(1), name)
-		merges := counter.batched.Load() > 2*counter.runs.Load()
-		require.Equal(t, len(shards) == 1, merges, "%s: %d keys in %d runs", name, counter.batched.Load(), counter.runs.Load())
+		t.Logf("%s: %d keys in %d runs in %d flights", name, counter.keys.Load(), counter.runs.Load(), counter.flights.Load())
+		require.Greater(t, counter.flights.Load(), int64(1), name)
+		merges := counter.keys.Load() > 2*counter.runs.Load()
+		require.Equal(t, len(shards) == 1, merges, "%s: %d keys in %d runs", name, counter.keys.Load(), counter.runs.Load())
 	}
 }

@@ -18,33 +18,15 @@ type Config struct {
 
 // Runner has the script run on a client's servers. It is safe for concurrent use.
 type Runner struct {
-	client   redis.UniversalClient
-	config   Config
-	process  func(context.Context, onceCmd) error
-	reloader *slotReloader // nil but on a cluster
+	client redis.UniversalClient
+	config Config
+	router router
 }
 
-// New returns a runner on client, whose calls must end with their context's deadline.
+// New returns a runner on client, a *redis.Client, *redis.ClusterClient or *redis.Ring, whose calls must end with their
+// context's deadline.
 func New(client redis.UniversalClient, config Config) *Runner {
-	r := &Runner{client: client, config: config}
-	switch client := client.(type) {
-	case *redis.Client:
-		// Not on a cluster or a Ring, where a batch would wait for the slowest node.
-		r.process = (&batcher{merger: merger{client: client, prefix: config.Prefix}}).process
-	case *redis.ClusterClient:
-		r.process = func(ctx context.Context, cmd onceCmd) error {
-			// As a pipeline of one: Process first asks a node what kind of command this is, which is not
-			// bounded by the budget, and needs the right to COMMAND.
-			pipe := client.Pipeline()
-			_ = pipe.Process(ctx, cmd) // Only queues it.
-			_, err := pipe.Exec(ctx)
-			return err
-		}
-		r.reloader = &slotReloader{cluster: client}
-	default:
-		r.process = func(ctx context.Context, cmd onceCmd) error { return client.Process(ctx, cmd) }
-	}
-	return r
+	return &Runner{client: client, config: config, router: newRouter(client, config)}
 }
 
 // Change has the script make a change to the buckets of a key. Errors but [ErrForeignState] are the client's or the
@@ -71,39 +53,35 @@ func (r *Runner) Key(key string) string { return r.config.Prefix + escapeKey(key
 
 // run sends the script within the budget, and returns its reply.
 func (r *Runner) run(ctx context.Context, key string, args []any) ([]int64, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.config.Budget)
-	defer cancel()
+	deadline := time.Now().Add(r.config.Budget)
 	key = r.Key(key)
-	reply, err := r.send(ctx, key, args)
+	reply, err := r.send(ctx, key, args, deadline)
 	for i, delay := range retryDelays {
-		if err == nil || !mayRetry(err) || i > 0 && isDialError(err) || !pause(ctx, delay) {
+		if err == nil || !mayRetry(err) || i > 0 && isDialError(err) || !pause(deadline, delay) {
 			break // A server that is down is not up again in some milliseconds; one more try is for another node.
 		}
-		r.reloader.failed(err)
-		reply, err = r.send(ctx, key, args)
+		r.router.failed(err)
+		reply, err = r.send(ctx, key, args, deadline)
 	}
-	r.reloader.failed(err)
-	return reply, err
-}
-
-// send has the script run, by its name, or in full where it is not known: then nothing ran, and EVAL makes it
-// known on that node, too.
-func (r *Runner) send(ctx context.Context, key string, args []any) ([]int64, error) {
-	c := call{"evalsha", sha, []string{key}, args}
-	reply, err := r.reply(ctx, c)
-	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		c.command, c.script = "eval", text
-		return r.reply(ctx, c)
+	if err != nil {
+		r.router.failed(err)
 	}
 	return reply, err
 }
 
-func (r *Runner) reply(ctx context.Context, c call) ([]int64, error) {
-	cmd := newOnceCmd(ctx, c)
-	if err := r.process(ctx, cmd); err != nil {
+// send has the script run where the key lives.
+func (r *Runner) send(ctx context.Context, key string, args []any, deadline time.Time) ([]int64, error) {
+	n, err := r.router.route(key, deadline)
+	if err != nil {
 		return nil, err
 	}
-	return cmd.Val(), nil
+	t := &take{ctx: ctx, key: key, args: args, deadline: deadline, done: make(chan struct{})}
+	if err := n.do(t); err != nil {
+		if err = r.router.redirect(t, err); err != nil {
+			return nil, err
+		}
+	}
+	return t.reply, nil
 }
 
 // escapeKey makes a key safe for Redis Cluster, where braces choose the slot, and legible in a terminal. It
