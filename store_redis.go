@@ -106,10 +106,18 @@ func withBudget(client redis.UniversalClient, budget time.Duration) (redis.Unive
 		if c.Options().ContextTimeoutEnabled {
 			return c, nil
 		}
-		// WithTimeout's options are a copy of the client's, so that setting one there changes nothing else.
-		// The timeout alone would not do: it is granted anew to each write and read of a take.
+		// WithTimeout's options are a copy of the client's, so that setting one there changes nothing else. A read may
+		// take as long as the client says, so that a late reply does not cost the connection, or as the budget.
+		read, write := c.Options().ReadTimeout, c.Options().WriteTimeout
 		clone := c.WithTimeout(budget)
-		clone.Options().ContextTimeoutEnabled = true
+		options := clone.Options()
+		options.ContextTimeoutEnabled = true
+		if read <= 0 || read > budget {
+			options.ReadTimeout = read
+		}
+		if write <= 0 || write > budget {
+			options.WriteTimeout = write
+		}
 		return clone, nil
 	case *redis.ClusterClient:
 		kept, kind = c.Options().ContextTimeoutEnabled, "redis.ClusterOptions"

@@ -54,6 +54,9 @@ const (
 	// mostWork bounds what one flight has Redis do without a break, in evaluations of a limit, of which 256 take one
 	// or two milliseconds.
 	mostWork = 256
+	// worthATimer is what timers can tell apart. Takes that come within it are sent together even if few are under way,
+	// because far away one flight with a single take each would leave no connection to the others.
+	worthATimer = time.Millisecond
 	// windowOfRoundTrip is how soon a round trip that has become longer is believed.
 	windowOfRoundTrip = 10 * time.Second
 )
@@ -200,7 +203,7 @@ func (n *node) next() *flight {
 	switch since := now.Sub(n.lastLaunch); {
 	case flying >= most, len(n.flights) >= 2*most:
 		return nil // One that lands goes on.
-	case flying >= fewFlights && since < apart:
+	case flying > 0 && since < apart && (flying >= fewFlights || apart >= worthATimer):
 		n.wake(apart - since)
 		return nil
 	case len(n.flights) >= n.ready:
@@ -225,7 +228,11 @@ func (n *node) schedule() (most int, apart time.Duration) {
 	if most <= fewFlights {
 		return most, 0
 	}
-	return most, rtt / time.Duration(most)
+	have := max(n.ready, 1)
+	if rtt+rtt/time.Duration(have) > n.config.Budget*3/4 {
+		have++ // They follow each other faster than those can, so that more will be set up.
+	}
+	return most, rtt / time.Duration(min(have, most))
 }
 
 // lateFlights is how many flights nobody waits for any more, or not for long. They keep their connections, and others
