@@ -36,6 +36,7 @@ type node struct {
 	lastLaunch time.Time
 	ready      int // connections that are set up, those of flights included
 	roundTrip  minimum
+	slow       time.Time // when a flight took long, or was lost, last
 	waking     bool // whether advance will be called by a timer
 	setups     setups
 	used       time.Time // when a take came last
@@ -146,10 +147,19 @@ func newNode(client *redis.Client, config Config, sameSlot bool) *node {
 func (n *node) do(t *take) error {
 	n.mu.Lock()
 	n.used = time.Now()
+	if f := n.alone(t); f != nil {
+		n.mu.Unlock()
+		return n.flyAlone(f, t)
+	}
+	t.done = make(chan struct{})
 	n.queue = append(n.queue, t)
 	n.advance()
 	n.mu.Unlock()
+	return n.await(t)
+}
 
+// await returns when a take in the queue has its reply or its time is up.
+func (n *node) await(t *take) error {
 	timer := time.NewTimer(time.Until(t.deadline))
 	defer timer.Stop()
 	select {
@@ -177,6 +187,48 @@ func (n *node) do(t *take) error {
 		n.left = 0
 	}
 	return late
+}
+
+// alone returns a flight for a take that need not be carried, nil if it must be, with n.mu held: where Redis is next
+// door, a goroutine to carry a take costs a tenth of it. If the reply is late after all, it costs the connection, and
+// takes are carried for a while.
+func (n *node) alone(t *take) *flight {
+	const nextDoor, calm = time.Millisecond, time.Second
+	rtt := n.roundTrip.value()
+	if rtt == 0 || rtt > min(nextDoor, n.config.Budget/20) || len(n.queue) > n.left || t.asking ||
+		len(n.flights) >= min(fewFlights, n.ready) || n.used.Sub(n.slow) < calm {
+		return nil
+	}
+	f := &flight{began: n.used}
+	n.flights = append(n.flights, f)
+	return f
+}
+
+// flyAlone sends a take within its own deadline.
+func (n *node) flyAlone(f *flight, t *take) error {
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(t.ctx), t.deadline)
+	defer cancel()
+	cmd := newOnceCmd(ctx, call{"evalsha", sha, []string{t.key}, t.args})
+	broken := breaks(n.client.Process(ctx, cmd))
+	n.mu.Lock()
+	n.land(f, 1, broken)
+	n.advance()
+	n.mu.Unlock()
+	if t.reply, t.err = cmd.Result(); t.err == nil {
+		return nil
+	}
+	switch {
+	case redis.HasErrorPrefix(t.err, "NOSCRIPT"): // Nothing ran.
+		t.done = make(chan struct{})
+		n.mu.Lock()
+		n.queue = append(n.queue, t)
+		n.advance()
+		n.mu.Unlock()
+		return n.await(t)
+	case ctx.Err() != nil && broken != nil:
+		return &lateError{sent: true, budget: n.config.Budget}
+	}
+	return t.err
 }
 
 // advance launches the flights that can leave, with n.mu held.
@@ -310,6 +362,9 @@ func (n *node) stillWaits(t *take) bool {
 func (n *node) land(f *flight, legs int, err error) {
 	now := time.Now()
 	flying := len(n.flights)
+	if err != nil || now.Sub(f.began) > n.config.Budget/4 {
+		n.slow = now
+	}
 	if i := slices.Index(n.flights, f); i >= 0 {
 		n.flights = slices.Delete(n.flights, i, i+1)
 	}

@@ -145,7 +145,7 @@ func (c *cluster) redirect(t *take, err error) error {
 			c.reloader.reload()
 		}
 		_, addr, _ := strings.Cut(rest, " ") // after the slot
-		*t = take{ctx: t.ctx, key: t.key, args: t.args, deadline: t.deadline, asking: kind == "ASK", done: make(chan struct{})}
+		*t = take{ctx: t.ctx, key: t.key, args: t.args, deadline: t.deadline, asking: kind == "ASK"}
 		n := c.nodes.at(addr)
 		if n == nil {
 			return c.follow(t, err)
@@ -161,6 +161,7 @@ func (c *cluster) follow(t *take, err error) error {
 		c.following.Add(-1)
 		return err
 	}
+	t.done = make(chan struct{})
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), max(time.Second, time.Until(t.deadline)))
 	go func() {
 		defer c.following.Add(-1)

@@ -75,7 +75,7 @@ func (r *Runner) send(ctx context.Context, key string, args []any, deadline time
 	if err != nil {
 		return nil, err
 	}
-	t := &take{ctx: ctx, key: key, args: args, deadline: deadline, done: make(chan struct{})}
+	t := &take{ctx: ctx, key: key, args: args, deadline: deadline}
 	if err := n.do(t); err != nil {
 		if err = r.router.redirect(t, err); err != nil {
 			return nil, err
