@@ -1,6 +1,7 @@
 package redistest
 
 import (
+	"context"
 	"io"
 	"net"
 	"sync"
@@ -159,5 +160,59 @@ func (l *Link) carry(to io.Writer, from io.Reader, handshake time.Duration) {
 		if err != nil {
 			return
 		}
+	}
+}
+
+// Links are links to several servers, whose clients go on calling them by their own addresses.
+type Links struct {
+	tb  testing.TB
+	rtt time.Duration
+
+	mu sync.Mutex
+	to map[string]*Link
+}
+
+// NewLinks returns links of the same round trip to whatever is dialed. They end with the test.
+func NewLinks(tb testing.TB, rtt time.Duration) *Links {
+	tb.Helper()
+	return &Links{tb: tb, rtt: rtt, to: map[string]*Link{}}
+}
+
+// To returns the link to a server.
+func (l *Links) To(addr string) *Link {
+	l.tb.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	link := l.to[addr]
+	if link == nil {
+		link = NewLink(l.tb, addr, l.rtt)
+		l.to[addr] = link
+	}
+	return link
+}
+
+// Dial is for the Dialer of a client's options.
+func (l *Links) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	var dialer net.Dialer
+	return dialer.DialContext(ctx, network, l.To(addr).Addr)
+}
+
+// Opened returns how many connections have come so far, over all links.
+func (l *Links) Opened() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	opened := 0
+	for _, link := range l.to {
+		opened += link.Opened()
+	}
+	return opened
+}
+
+// Cut resets every connection of every link.
+func (l *Links) Cut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, link := range l.to {
+		link.Cut()
 	}
 }

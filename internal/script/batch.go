@@ -37,7 +37,7 @@ type node struct {
 	ready      int // connections that are set up, those of flights included
 	roundTrip  minimum
 	slow       time.Time // when a flight took long, or was lost, last
-	waking     bool // whether advance will be called by a timer
+	waking     bool      // whether advance will be called by a timer
 	setups     setups
 	used       time.Time // when a take came last
 }
