@@ -24,9 +24,10 @@ import (
 // # The breaker
 //
 // A call that the primary fails is decided by the fallback. After several failures in a row ([WithTripAfter])
-// the primary is asked no more, so that an outage costs requests nothing. After a cool-off ([WithCoolOff]) one
-// call asks it again, while the others still go to the fallback: if that succeeds, the primary is back, and if
-// it fails, another cool-off begins. There is no goroutine and no timer.
+// the primary is asked no more, so that an outage costs requests nothing. Of calls that fail together the first one
+// counts: one broken connection is one failure, however many takes were on it, and so is one late reply. After a
+// cool-off ([WithCoolOff]) one call asks it again, while the others still go to the fallback: if that succeeds, the
+// primary is back, and if it fails, another cool-off begins. There is no goroutine and no timer.
 //
 // Errors about the call or its key ([ErrArgument], [ErrForeignState]) are returned as they are, and so is any
 // error once the caller's context has ended. They are no failures, and neither is [context.Canceled]: clients
@@ -60,9 +61,10 @@ type FallbackStore struct {
 	onSwitch          func(degraded bool, cause error)
 	base              time.Time
 
-	breaker *gobreaker.TwoStepCircuitBreaker[struct{}]
-	outage  atomic.Pointer[outage] // nil while the breaker is closed
-	failing atomic.Bool            // whether the breaker may have counted failures, so that a success is news to it
+	breaker  *gobreaker.TwoStepCircuitBreaker[struct{}]
+	outage   atomic.Pointer[outage] // nil while the breaker is closed
+	failures atomic.Uint64          // that were counted so far
+	failing  atomic.Bool            // whether the breaker may have counted failures, so that a success is news to it
 
 	mu       sync.Mutex // guards the rest; held while the breaker learns of a call
 	cause    error      // how that call failed
@@ -302,6 +304,7 @@ var (
 // try asks the primary, if the breaker lets it. Where that decides nothing, err says why, and the fallback should.
 func (s *FallbackStore) try(ctx context.Context, limits []Limit, ask askStore) (result Result, decided bool, err error) {
 	var probe func(error)
+	began := s.failures.Load()
 	if o := s.outage.Load(); o != nil {
 		if time.Since(s.base) < o.until {
 			return Result{}, false, o.err
@@ -311,7 +314,7 @@ func (s *FallbackStore) try(ctx context.Context, limits []Limit, ask askStore) (
 		}
 	}
 	verdict := errPanicked
-	defer func() { s.report(probe, verdict) }()
+	defer func() { s.report(probe, began, verdict) }()
 	result, err = ask(s.primary, limits)
 	switch {
 	case err == nil && result.Source == SourceDenyCache: // Redis was not asked: it may be down.
@@ -333,14 +336,17 @@ func (s *FallbackStore) try(ctx context.Context, limits []Limit, ask askStore) (
 }
 
 // report tells the breaker how a call ended: nil, a failure, or errNoVerdict. probe is the breaker's own way to
-// be told, where it has let the call through.
+// be told, where it has let the call through. The call began after so many failures.
 //
 // While the breaker is closed, calls pass without it, and it is told only what is news: failures, and the success
 // after one. That spares them its lock and its clock, which cost more than a take in memory.
-func (s *FallbackStore) report(probe func(error), verdict error) {
+func (s *FallbackStore) report(probe func(error), began uint64, verdict error) {
 	if probe == nil {
 		if verdict == nil && !s.failing.Load() || errors.Is(verdict, errNoVerdict) {
 			return
+		}
+		if verdict != nil && !s.failures.CompareAndSwap(began, began+1) {
+			return // Another call that was under way has failed before it.
 		}
 		if s.outage.Load() != nil {
 			return // The call began before the outage, which only a probe may end or prolong.

@@ -334,6 +334,32 @@ func TestWhatIsNoFailure(t *testing.T) {
 	}
 }
 
+// However many calls were on a connection that broke, it broke once.
+func TestFailuresTogetherCountOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		primary := newFickleStore()
+		s := newFallback(t, primary, ratelimit.NewMemoryStore())
+		broken := make(chan struct{})
+		primary.fallsIll(func() error { <-broken; return errDown })
+		var calls sync.WaitGroup
+		for range 256 {
+			calls.Go(func() { fallbackTake(s, 0) })
+		}
+		synctest.Wait()
+		close(broken)
+		calls.Wait()
+		if s.Degraded() {
+			t.Fatal("one broken connection has opened the breaker")
+		}
+		for range 4 { // But failures one after the other do.
+			fallbackTake(s, 0)
+		}
+		if !s.Degraded() {
+			t.Fatal("the first failure was not counted")
+		}
+	})
+}
+
 // A timeout of the store's own is a failure, unlike one of the caller's.
 func TestStoreTimeoutCounts(t *testing.T) {
 	primary := newFickleStore()

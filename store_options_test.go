@@ -144,12 +144,16 @@ func TestRedisTakesWithOptionsAsMemoryDoes(t *testing.T) {
 func modelText(b *bucket.State, start time.Time) string {
 	fields := []string{fmt.Sprintf("b1 %d", start.UnixMicro()+b.Last)}
 	for _, l := range b.Levels {
-		fields = append(fields, scaleText(&l.Scale), decimal(l.Deficit))
+		fields = append(fields, levelText(&l))
 	}
 	if b.Ban != nil && b.Ban.Strikes.Deficit+b.Ban.Memory.Deficit > 0 {
-		fields = append(fields, "ban", scaleText(&b.Ban.Strikes.Scale), decimal(b.Ban.Strikes.Deficit), scaleText(&b.Ban.Memory.Scale), decimal(b.Ban.Memory.Deficit))
+		fields = append(fields, "ban", levelText(&b.Ban.Strikes), levelText(&b.Ban.Memory))
 	}
 	return strings.Join(fields, " ")
+}
+
+func levelText(l *bucket.Level) string {
+	return fmt.Sprintf("%d %d %d %d", l.Capacity, l.Token, l.PerTick, l.Deficit)
 }
 
 // withoutFull drops the full buckets at the end of a state: whether they are still there is up to expiry.

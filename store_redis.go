@@ -2,27 +2,15 @@ package ratelimit
 
 import (
 	"context"
-	"crypto/sha1" //nolint:gosec // The name by which Redis knows a script.
-	_ "embed"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/gin-ratelimit/ratelimit/internal/bucket"
+	"github.com/gin-ratelimit/ratelimit/internal/script"
 )
-
-//go:embed store_redis.lua
-var redisScript string
-
-var redisScriptSHA any = func() string {
-	sum := sha1.Sum([]byte(redisScript)) //nolint:gosec // See the import.
-	return hex.EncodeToString(sum[:])
-}()
 
 // RedisStore keeps buckets in Redis, for deployments of several instances. A decision is one script, run
 // atomically in one round trip on the server's clock, so that clients with different clocks agree.
@@ -36,14 +24,11 @@ var redisScriptSHA any = func() string {
 // and +cluster|slots on a cluster. Every key expires once its buckets are full. Run Redis with
 // maxmemory-policy noeviction: a key that is evicted is a bucket refilled.
 type RedisStore struct {
-	client  redis.UniversalClient
-	process func(context.Context, onceCmd) error
-	denied  *denyCache
-	limits  limitsMemo[*scriptLimits]
-	prefix  string
-	budget  time.Duration
-
-	reloader *slotReloader // nil but on a cluster
+	client redis.UniversalClient
+	script *script.Runner
+	denied *denyCache
+	limits limitsMemo[*script.Limits]
+	prefix string
 }
 
 // RedisOption configures [NewRedisStore].
@@ -100,27 +85,12 @@ func NewRedisStore(client redis.UniversalClient, opts ...RedisOption) (*RedisSto
 	if err := errors.Join(append(errs, err)...); err != nil {
 		return nil, err
 	}
-	s := &RedisStore{
-		client: client, denied: newDenyCache(config.denials), prefix: config.prefix, budget: config.timeout,
-	}
-	switch client := client.(type) {
-	case *redis.Client:
-		// Not on a cluster or a Ring, where a batch would wait for the slowest node.
-		s.process = (&batcher{merger: merger{client: client, prefix: s.prefix}}).process
-	case *redis.ClusterClient:
-		s.process = func(ctx context.Context, cmd onceCmd) error {
-			// As a pipeline of one: Process first asks a node what kind of command this is, which is not
-			// bounded by the budget, and needs the right to COMMAND.
-			pipe := client.Pipeline()
-			_ = pipe.Process(ctx, cmd) // Only queues it.
-			_, err := pipe.Exec(ctx)
-			return err
-		}
-		s.reloader = &slotReloader{cluster: client}
-	default:
-		s.process = func(ctx context.Context, cmd onceCmd) error { return client.Process(ctx, cmd) }
-	}
-	return s, nil
+	return &RedisStore{
+		client: client,
+		script: script.New(client, script.Config{Prefix: config.prefix, Budget: config.timeout}),
+		denied: newDenyCache(config.denials),
+		prefix: config.prefix,
+	}, nil
 }
 
 // withBudget returns client, or one on the same connections, that gives up when a call's context does.
@@ -136,10 +106,18 @@ func withBudget(client redis.UniversalClient, budget time.Duration) (redis.Unive
 		if c.Options().ContextTimeoutEnabled {
 			return c, nil
 		}
-		// WithTimeout's options are a copy of the client's, so that setting one there changes nothing else.
-		// The timeout alone would not do: it is granted anew to each write and read of a take.
+		// WithTimeout's options are a copy of the client's, so that setting one there changes nothing else. A read may
+		// take as long as the client says, so that a late reply does not cost the connection, or as the budget.
+		read, write := c.Options().ReadTimeout, c.Options().WriteTimeout
 		clone := c.WithTimeout(budget)
-		clone.Options().ContextTimeoutEnabled = true
+		options := clone.Options()
+		options.ContextTimeoutEnabled = true
+		if read <= 0 || read > budget {
+			options.ReadTimeout = read
+		}
+		if write <= 0 || write > budget {
+			options.WriteTimeout = write
+		}
 		return clone, nil
 	case *redis.ClusterClient:
 		kept, kind = c.Options().ContextTimeoutEnabled, "redis.ClusterOptions"
@@ -201,18 +179,25 @@ func (s *RedisStore) Adjust(ctx context.Context, key string, change Adjustment) 
 
 // Look implements [Store].
 func (s *RedisStore) Look(ctx context.Context, key string, limits []Limit) (Usage, error) {
-	state, late, err := s.look(ctx, key, limits)
+	var l *script.Limits // nil: those that are stored
+	if len(limits) > 0 {
+		var err error
+		if l, err = s.limits.of(limits, newScriptLimits); err != nil {
+			return Usage{}, err
+		}
+	}
+	state, late, err := s.script.Look(ctx, key, l)
 	if err != nil {
-		return Usage{}, err
+		return Usage{}, s.redisError(key, err)
 	}
 	return usageOf(SourceRedis, state, limits, late), nil
 }
 
 // Reset implements [Store].
 func (s *RedisStore) Reset(ctx context.Context, key string) (found bool, err error) {
-	reply, err := s.run(ctx, 3, key, []any{"reset"})
+	found, err = s.script.Reset(ctx, key)
 	s.denied.forget(key)
-	return err == nil && reply[1] == 1, err
+	return found, s.redisError(key, err)
 }
 
 // change has the script make a change.
@@ -221,149 +206,54 @@ func (s *RedisStore) change(ctx context.Context, key string, c *bucket.Change, l
 	if err != nil {
 		return nil, bucket.Outcome{}, err
 	}
-	numbers := 3 + len(l.scales)
-	if c.Ban != nil {
-		numbers++
+	o, err := s.script.Change(ctx, key, l, c)
+	return l.Scales, o, s.redisError(key, err)
+}
+
+// redisError says whose error it is, if it is one.
+func (s *RedisStore) redisError(key string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, script.ErrForeignState):
+		return fmt.Errorf("ratelimit: redis key %q: %w; delete it, or use another WithKeyPrefix", clip(s.script.Key(key)), ErrForeignState)
+	default:
+		return fmt.Errorf("ratelimit: redis: %w", err)
 	}
-	reply, err := s.run(ctx, numbers, key, l.args(c))
+}
+
+func newScriptLimits(limits []Limit) (*script.Limits, error) {
+	scales, err := appendScales(make([]bucket.Scale, 0, len(limits)), limits)
 	if err != nil {
-		return nil, bucket.Outcome{}, err
-	}
-	o := bucket.Outcome{Allowed: reply[1] == 1, At: reply[0] + reply[2], Late: reply[2], Deficits: reply[3 : 3+len(l.scales)]}
-	if c.Ban != nil {
-		o.Banned = reply[numbers-1]
-	}
-	return l.scales, o, nil
-}
-
-// look has the script say what a key holds.
-func (s *RedisStore) look(ctx context.Context, key string, limits []Limit) (state bucket.State, late int64, err error) {
-	args := make([]any, 0, len(limits)+1)
-	if len(limits) > 0 {
-		l, err := s.limits.of(limits, newScriptLimits)
-		if err != nil {
-			return state, 0, err
-		}
-		for _, fixed := range l.fixed {
-			args = append(args, fixed.text)
-		}
-	}
-	reply, err := s.run(ctx, 0, key, append(args, "look"))
-	if err != nil {
-		return state, 0, err
-	}
-	if n := len(reply); n < 4 || n%4 != 0 || (reply[3] != int64(n/4-1) && reply[3] != int64(n/4-3)) {
-		return state, 0, fmt.Errorf("ratelimit: redis: reply %v to a look", reply)
-	}
-	levels := make([]bucket.Level, 0, len(reply)/4)
-	for i := 4; i < len(reply); i += 4 {
-		levels = append(levels, bucket.Level{
-			Scale: bucket.Scale{Capacity: reply[i], Token: reply[i+1], PerTick: reply[i+2]}, Deficit: reply[i+3],
-		})
-	}
-	state = bucket.State{Last: reply[0] + reply[2], Levels: levels[:reply[3]]}
-	if bans := levels[reply[3]:]; len(bans) == 2 {
-		state.Ban = &bucket.Bans{Strikes: bans[0], Memory: bans[1]}
-	}
-	return state, reply[2], nil
-}
-
-// run sends the script within the budget, and returns its reply of so many numbers, or of any many for 0.
-func (s *RedisStore) run(ctx context.Context, numbers int, key string, args []any) ([]int64, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.budget)
-	defer cancel()
-	key = s.prefix + escapeKey(key)
-	reply, err := s.send(ctx, key, args)
-	for i, delay := range retryDelays {
-		if err == nil || !mayRetry(err) || i > 0 && isDialError(err) || !pause(ctx, delay) {
-			break // A server that is down is not up again in some milliseconds; one more try is for another node.
-		}
-		s.reloader.failed(err)
-		reply, err = s.send(ctx, key, args)
-	}
-	s.reloader.failed(err)
-	if err != nil {
-		return nil, fmt.Errorf("ratelimit: redis: %w", err)
-	}
-	if len(reply) == max(2, numbers) && reply[1] == -1 {
-		return nil, fmt.Errorf("ratelimit: redis key %q: %w; delete it, or use another WithKeyPrefix", clip(key), ErrForeignState)
-	}
-	if numbers > 0 && len(reply) != numbers || len(reply) < 3 || reply[1] > 1 ||
-		slices.ContainsFunc(reply, func(n int64) bool { return n < 0 || n > bucket.MaxDeficit }) {
-		return nil, fmt.Errorf("ratelimit: redis: reply %v: want %d numbers from 0 to %d, the second at most 1", reply, numbers, int64(bucket.MaxDeficit))
-	}
-	return reply, nil
-}
-
-// send has the script run, by its name, or in full where it is not known: then nothing ran, and EVAL makes it
-// known on that node, too.
-func (s *RedisStore) send(ctx context.Context, key string, args []any) ([]int64, error) {
-	call := scriptCall{"evalsha", redisScriptSHA, []string{key}, args}
-	reply, err := s.reply(ctx, call)
-	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		call.command, call.script = "eval", redisScript
-		return s.reply(ctx, call)
-	}
-	return reply, err
-}
-
-func (s *RedisStore) reply(ctx context.Context, call scriptCall) ([]int64, error) {
-	cmd := newOnceCmd(ctx, call)
-	if err := s.process(ctx, cmd); err != nil {
 		return nil, err
 	}
-	return cmd.Val(), nil
+	return script.NewLimits(scales), nil
 }
 
-// scriptCall is one run of the script, by EVALSHA and its name, or by EVAL and its text. All are strings; those that
-// calls share are of the type in which go-redis wants them, for to make one of the other allocates.
-type scriptCall struct {
-	command, script any
-	keys            []string
-	args            []any
-}
-
-// onceCmd is not sent again when its reply is lost: the script may have run, and a second run charges twice.
-type onceCmd struct {
-	*redis.IntSliceCmd
-	scriptCall
-}
-
-func newOnceCmd(ctx context.Context, call scriptCall) onceCmd {
-	args := make([]any, 0, 3+len(call.keys)+len(call.args))
-	args = append(args, call.command, call.script, len(call.keys))
-	for _, key := range call.keys {
-		args = append(args, key)
+// check implements checker: what of the client and its servers can be seen, within ctx.
+func (s *RedisStore) check(ctx context.Context) []Warning {
+	var warnings []Warning
+	subject := fmt.Sprintf("RedisStore %q", s.prefix)
+	// RouteByLatency and RouteRandomly set ReadOnly.
+	if cluster, ok := s.client.(*redis.ClusterClient); ok && cluster.Options().ReadOnly {
+		warnings = append(warnings, Warning{
+			Code:    WarnReplicaRouting,
+			Subject: subject,
+			Message: "the client is set up to read from replicas: takes write, so they go to the masters all the same, " +
+				"and under the smallest ACL they fail, because the client then sends READONLY",
+			Fix: "make the client without ReadOnly, RouteByLatency and RouteRandomly in redis.ClusterOptions",
+		})
 	}
-	args = append(args, call.args...)
-	return onceCmd{redis.NewIntSliceCmd(ctx, args...), call}
-}
-
-// NoRetry implements redis.Cmder.
-func (onceCmd) NoRetry() bool { return true }
-
-// escapeKey makes a key safe for Redis Cluster, where braces choose the slot, and legible in a terminal. It
-// is injective: what it changes is escaped as in URLs, "%" included.
-func escapeKey(key string) string {
-	plain := func(b byte) bool { return b > ' ' && b < 0x7f && b != '{' && b != '}' && b != '%' }
-	i := 0
-	for i < len(key) && plain(key[i]) {
-		i++
-	}
-	if i == len(key) {
-		return key
-	}
-	var escaped strings.Builder
-	escaped.WriteString(key[:i])
-	for ; i < len(key); i++ {
-		if plain(key[i]) {
-			escaped.WriteByte(key[i])
-		} else {
-			const hexDigits = "0123456789ABCDEF"
-			escaped.WriteByte('%')
-			escaped.WriteByte(hexDigits[key[i]>>4])
-			escaped.WriteByte(hexDigits[key[i]&15])
+	for _, policy := range s.script.EvictionPolicies(ctx) {
+		if policy == "noeviction" {
+			continue
 		}
+		warnings = append(warnings, Warning{
+			Code:    WarnEviction,
+			Subject: subject,
+			Message: "maxmemory-policy is " + policy + ": when memory is short Redis drops buckets, and a bucket that is dropped is full again",
+			Fix:     "set maxmemory-policy noeviction, or keep the buckets in a Redis of their own",
+		})
 	}
-	return escaped.String()
+	return warnings
 }

@@ -23,16 +23,16 @@ const (
 
 // likelyTests are those which probably notice a mutant of a file, and are asked first.
 var likelyTests = map[string]string{
-	"receipt.go":           `^TestMemoryStore$`,
-	"store_fallback.go":    `^TestFallbackStoreAdjust`,
-	"store_memory.go":      `^TestMemory`,
-	"charge.go":            `^TestCharge`,
-	"limiter.go":           `^Test(Charge|Shadow)`,
-	"wait.go":              `^Test(Charge|Wait)`,
-	"store_redis.lua":      `^TestRedisStore$`,
-	"store_redis.go":       `^TestRedisLostReply`,
-	"store_redis_merge.go": `^TestMerg`,
-	"store_memory_slot.go": `^TestMemoryStore`,
+	"receipt.go":                 `^TestMemoryStore$`,
+	"store_fallback.go":          `^TestFallbackStoreAdjust`,
+	"store_memory.go":            `^TestMemory`,
+	"charge.go":                  `^TestCharge`,
+	"limiter.go":                 `^Test(Charge|Shadow)`,
+	"wait.go":                    `^Test(Charge|Wait)`,
+	"internal/script/fast.lua":   `^TestRedisStore$`,
+	"internal/script/decide.lua": `^TestRedis(Store|Takes)`,
+	"internal/script/script.go":  `^TestRedisLostReply`,
+	"store_memory_slot.go":       `^TestMemoryStore`,
 }
 
 // Every mutant of the library is noticed by the library's own tests.
@@ -64,8 +64,8 @@ func TestMutants(t *testing.T) {
 		}
 		write(t, file, []byte(strings.Replace(string(whole), m.before, m.after, 1)))
 		out, err := "", error(nil)
-		if strings.HasPrefix(m.file, "internal/bucket/") {
-			out, err = quick(t, root, ".", "./internal/bucket")
+		if dir := filepath.Dir(m.file); dir == "internal/bucket" || m.file == "internal/script/merge.go" {
+			out, err = quick(t, root, ".", "./"+dir)
 		} else {
 			out, err = quick(t, root, likelyTests[m.file], ".")
 		}
@@ -128,7 +128,7 @@ func readMutants(t *testing.T, name string) []mutant {
 // copyLibrary copies the root module, without the modules below it.
 func copyLibrary(t *testing.T, to string) {
 	t.Helper()
-	for _, pattern := range []string{"*.go", "*.lua", "go.mod", "go.sum"} {
+	for _, pattern := range []string{"*.go", "go.mod", "go.sum"} {
 		files, err := filepath.Glob(filepath.Join("..", pattern))
 		if err != nil {
 			t.Fatal(err)

@@ -1,8 +1,7 @@
-package ratelimit
+package script
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
@@ -15,31 +14,28 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
-// scriptCallOf is how a store has the script asked, without asking it.
-func scriptCallOf(t *testing.T, store *RedisStore, ask func(*RedisStore) error) (call scriptCall) {
+// merging returns a merger on a server that knows the script, and that it takes for one.
+func merging(t *testing.T, client *redis.Client) *merger {
 	t.Helper()
-	caught := errors.New("caught")
-	catching := RedisStore{denied: store.denied, prefix: store.prefix, budget: store.budget}
-	catching.process = func(_ context.Context, cmd onceCmd) error {
-		call = cmd.scriptCall
-		return caught
-	}
-	require.ErrorIs(t, ask(&catching), caught)
-	return call
-}
-
-// merging returns a store, whose script the server knows, and a merger that takes the server for one.
-func merging(t *testing.T, client *redis.Client, opts ...RedisOption) (*RedisStore, *merger) {
-	t.Helper()
-	store, err := NewRedisStore(client, opts...)
-	require.NoError(t, err)
-	require.NoError(t, client.ScriptLoad(t.Context(), redisScript).Err())
+	require.NoError(t, client.ScriptLoad(t.Context(), text).Err())
 	m := &merger{client: client}
 	m.oneServer.Store(true)
-	return store, m
+	return m
+}
+
+func newTake(key string, args []any) *take {
+	return &take{ctx: context.Background(), key: key, args: args, done: make(chan struct{})}
+}
+
+func always(*take) bool { return true }
+
+func rate(capacity, tokens int64, per time.Duration) bucket.Scale {
+	s, _ := bucket.NewScale(capacity, tokens, int64(per))
+	return s
 }
 
 // TestMergedTakesAreDecidedAsSingleOnes gives the same random calls to two sets of keys, merged and one by one.
@@ -49,29 +45,31 @@ func TestMergedTakesAreDecidedAsSingleOnes(t *testing.T) {
 	clock := server.Clock()
 	clock.Freeze(time.Unix(1_800_000_000, 0))
 	client := server.Client()
-	store, m := merging(t, client, WithKeyPrefix(""), WithDenyCache(0))
+	m := merging(t, client)
 
-	lists := [][]Limit{
-		{{5, PerSecond(10)}}, {{5, PerSecond(10)}}, {{5, PerSecond(10)}}, {{9, PerSecond(10)}}, {{5, PerSecond(7)}},
-		{{5, PerSecond(10)}, {50, PerMinute(100)}},
+	common := rate(5, 10, time.Second)
+	var lists []*Limits
+	for _, scales := range [][]bucket.Scale{
+		{common}, {common}, {common}, {rate(9, 10, time.Second)}, {rate(5, 7, time.Second)}, {common, rate(50, 100, time.Minute)},
+	} {
+		lists = append(lists, NewLimits(scales))
 	}
+	ban, ok := bucket.NewBan(rate(3, 3, time.Second), 1e6, 60e6)
+	require.True(t, ok)
 	key := func() string { return fmt.Sprint(rand.IntN(24)) }
-	random := func() scriptCall {
-		limits, n := lists[rand.IntN(len(lists))], rand.IntN(3)
-		return scriptCallOf(t, store, func(s *RedisStore) error {
-			var err error
-			switch rand.IntN(20) {
-			case 0:
-				_, err = s.Reset(ctx, key())
-			case 1:
-				_, err = s.Adjust(ctx, key(), Adjustment{N: n - 2, Limits: limits})
-			case 2:
-				_, err = s.Take(ctx, key(), Take{N: n, Limits: limits, Ban: Ban{After: 3, Within: time.Second, For: time.Second, Max: time.Minute}})
-			default:
-				_, err = s.Take(ctx, key(), Take{N: n, Limits: limits})
-			}
-			return err
-		})
+	random := func() []any {
+		limits, n := lists[rand.IntN(len(lists))], rand.Int64N(3)
+		args := reset
+		switch rand.IntN(20) {
+		case 0:
+		case 1:
+			args = limits.args(&bucket.Change{N: n, Debt: true})
+		case 2:
+			args = limits.args(&bucket.Change{N: n, Ban: &ban})
+		default:
+			args = limits.args(&bucket.Change{N: n})
+		}
+		return args
 	}
 	foreign := func(prefix string) {
 		require.NoError(t, client.Set(ctx, prefix+"1", "somebody's", 0).Err())
@@ -83,23 +81,23 @@ func TestMergedTakesAreDecidedAsSingleOnes(t *testing.T) {
 	merged, refused, notOurs := 0, 0, 0
 	for round := range 300 {
 		clock.Advance(time.Duration(rand.IntN(200_000)) * time.Microsecond)
-		var cmds []onceCmd
+		var takes []*take
 		for range 1 + rand.IntN(40) {
-			call := random()
-			call.keys = []string{"merged:" + call.keys[0]}
-			cmds = append(cmds, newOnceCmd(ctx, call))
+			takes = append(takes, newTake("merged:"+key(), random()))
 		}
-		m.send(ctx, cmds)
-		for _, group := range groupAlike(cmds) {
+		groups := m.group(takes)
+		legs, err := m.send(ctx, takes, always)
+		require.NoError(t, err)
+		require.Equal(t, 1, legs)
+		for _, group := range groups {
 			merged += len(group) - 1
-			for _, cmd := range group {
-				require.NoError(t, cmd.Err())
-				call := cmd.scriptCall
-				call.keys = []string{strings.Replace(cmd.keys[0], "merged:", "alone:", 1)}
-				alone := newOnceCmd(ctx, call)
+			for _, got := range group {
+				require.NoError(t, got.err)
+				c := call{"evalsha", sha, []string{strings.Replace(got.key, "merged:", "alone:", 1)}, got.args}
+				alone := newOnceCmd(ctx, c)
 				require.NoError(t, client.Process(ctx, alone))
-				require.Equal(t, alone.Val(), cmd.Val(), "%v", call)
-				switch cmd.Val()[1] {
+				require.Equal(t, alone.Val(), got.reply, "%v", c)
+				switch got.reply[1] {
 				case 0:
 					refused++
 				case -1:
@@ -126,30 +124,25 @@ func TestMergedTakesAreDecidedAsSingleOnes(t *testing.T) {
 func TestMergedTakesThatRedisRefusesAreNotCharged(t *testing.T) {
 	ctx := context.Background()
 	client := redistest.Start(t).Client()
-	store, m := merging(t, client)
+	m := merging(t, client)
 	require.NoError(t, client.HSet(ctx, "ratelimit:3", "field", "value").Err())
-	ten := func() (cmds []onceCmd) {
+	ten := func() (takes []*take) {
 		for i := range 10 {
-			cmds = append(cmds, newOnceCmd(ctx, scriptCallOf(t, store, func(s *RedisStore) error {
-				_, err := s.Take(ctx, fmt.Sprint(i), Take{N: 1, Limits: []Limit{{5, PerDay(5)}}})
-				return err
-			})))
+			takes = append(takes, newTake(fmt.Sprint("ratelimit:", i), perDay(5, 5).args(one)))
 		}
-		return cmds
+		_, err := m.send(ctx, takes, always)
+		require.NoError(t, err)
+		return takes
 	}
 	require.NoError(t, client.ConfigSet(ctx, "maxmemory", "1").Err())
-	cmds := ten()
-	m.send(ctx, cmds)
-	for _, cmd := range cmds {
-		require.True(t, redis.HasErrorPrefix(cmd.Err(), "OOM"), "%v: %v", cmd.keys, cmd.Err())
+	for _, got := range ten() {
+		require.True(t, redis.HasErrorPrefix(got.err, "OOM"), "%v: %v", got.key, got.err)
 	}
 	require.NoError(t, client.ConfigSet(ctx, "maxmemory", "0").Err())
 	require.EqualValues(t, 1, client.DBSize(ctx).Val())
-	cmds = ten()
-	m.send(ctx, cmds)
-	for i, cmd := range cmds {
-		require.NoError(t, cmd.Err())
-		require.Equal(t, i != 3, cmd.Val()[1] == 1)
+	for i, got := range ten() {
+		require.NoError(t, got.err)
+		require.Equal(t, i != 3, got.reply[1] == 1)
 	}
 	require.EqualValues(t, 10, client.DBSize(ctx).Val())
 }
@@ -183,17 +176,16 @@ func TestMergingNeedsOneServer(t *testing.T) {
 	for name, shards := range map[string][]*redis.Client{"one": shards[:1], "two": shards} {
 		client := redis.NewClient(&redis.Options{Addr: proxy(shards), ContextTimeoutEnabled: true})
 		defer client.Close()
-		counter := &pipelineCounter{}
+		counter := &wireCounter{}
 		client.AddHook(counter)
-		store, err := NewRedisStore(client, WithTimeout(10*time.Second), WithKeyPrefix(name+":"), WithDenyCache(0))
-		require.NoError(t, err)
+		runner := New(client, Config{Prefix: name + ":", Budget: patient.Budget})
 		const callers, takes, keys, capacity = 32, 60, 64, 10
 		var admitted atomic.Int64
 		var taking sync.WaitGroup
 		for range callers {
 			taking.Go(func() {
 				for range takes {
-					r, err := store.Take(context.Background(), fmt.Sprint(rand.IntN(keys)), Take{N: 1, Limits: []Limit{{capacity, PerDay(1)}}})
+					r, err := runner.Change(context.Background(), fmt.Sprint(rand.IntN(keys)), perDay(capacity, 1), one)
 					if err != nil {
 						t.Error(err)
 						return
@@ -207,9 +199,9 @@ func TestMergingNeedsOneServer(t *testing.T) {
 		taking.Wait()
 		require.LessOrEqual(t, admitted.Load(), int64(keys*capacity), name)
 		require.Greater(t, admitted.Load(), int64(keys*capacity*9/10), name)
-		t.Logf("%s: %d keys in %d runs in %d batches", name, counter.batched.Load(), counter.runs.Load(), counter.batches.Load())
-		require.Greater(t, counter.batches.Load(), int64(1), name)
-		merges := counter.batched.Load() > 2*counter.runs.Load()
-		require.Equal(t, len(shards) == 1, merges, "%s: %d keys in %d runs", name, counter.batched.Load(), counter.runs.Load())
+		t.Logf("%s: %d keys in %d runs in %d flights", name, counter.keys.Load(), counter.runs.Load(), counter.flights.Load())
+		require.Greater(t, counter.flights.Load(), int64(1), name)
+		merges := counter.keys.Load() > 2*counter.runs.Load()
+		require.Equal(t, len(shards) == 1, merges, "%s: %d keys in %d runs", name, counter.keys.Load(), counter.runs.Load())
 	}
 }

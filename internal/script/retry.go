@@ -1,10 +1,11 @@
-package ratelimit
+package script
 
 import (
 	"context"
 	"errors"
 	"net"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -23,8 +24,15 @@ var retryDelays = [...]time.Duration{2 * time.Millisecond, 8 * time.Millisecond}
 
 // mayRetry reports whether the failed take certainly did not run.
 func mayRetry(err error) bool {
-	return isDialError(err) || errors.Is(err, redis.ErrPoolTimeout) ||
-		slices.ContainsFunc(didNotRun, func(prefix string) bool { return redis.HasErrorPrefix(err, prefix) })
+	if isDialError(err) || isFull(err) {
+		return true
+	}
+	var reply redis.Error
+	return errors.As(err, &reply) && slices.ContainsFunc(didNotRun, func(prefix string) bool {
+		// Before version 7, Redis wraps what the script's first write, the only one that it refuses, fails with.
+		return redis.HasErrorPrefix(reply, prefix) ||
+			redis.HasErrorPrefix(reply, "Error running script") && strings.Contains(reply.Error(), ": -"+prefix+" ")
+	})
 }
 
 func isDialError(err error) bool {
@@ -32,17 +40,22 @@ func isDialError(err error) bool {
 	return errors.As(err, &op) && op.Op == "dial"
 }
 
-// pause sleeps, unless the budget would be over by then.
-func pause(ctx context.Context, d time.Duration) bool {
-	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= d {
+// isFull reports whether the client's pool has no connection to give.
+func isFull(err error) bool {
+	return errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrPoolExhausted)
+}
+
+// pause sleeps, unless the deadline would be over by then.
+func pause(deadline time.Time, d time.Duration) bool {
+	if time.Until(deadline) <= d {
 		return false
 	}
 	time.Sleep(d)
 	return true
 }
 
-// slotReloader has a cluster client look where the slots are now when a node cannot be reached. go-redis does so
-// by itself only once a minute (redis/go-redis#3979), which is how long a failover would last.
+// slotReloader has a cluster client look where the slots are now. When a node cannot be reached, go-redis does so by
+// itself only once a minute (redis/go-redis#3979), which is how long a failover would last.
 type slotReloader struct {
 	cluster *redis.ClusterClient
 	last    atomic.Int64 // Unix time in nanoseconds
@@ -50,10 +63,7 @@ type slotReloader struct {
 
 const reloadEvery = 200 * time.Millisecond
 
-func (r *slotReloader) failed(err error) {
-	if r == nil || !isDialError(err) && !errors.Is(err, context.DeadlineExceeded) {
-		return
-	}
+func (r *slotReloader) reload() {
 	now, last := time.Now().UnixNano(), r.last.Load()
 	if now-last >= int64(reloadEvery) && r.last.CompareAndSwap(last, now) {
 		r.cluster.ReloadState(context.Background()) // Returns at once, and works in the background.

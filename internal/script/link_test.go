@@ -1,0 +1,66 @@
+package script
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/gin-ratelimit/ratelimit/internal/bucket"
+	"github.com/gin-ratelimit/ratelimit/internal/redistest"
+)
+
+// load has callers take for so long, each of keys of its own in turn, and counts what came of it.
+type load struct{ ok, failed atomic.Int64 }
+
+func (l *load) run(runner *Runner, callers int, lasts time.Duration) {
+	limits := NewLimits([]bucket.Scale{rate(1_000_000, 1_000_000, time.Second)})
+	end := time.Now().Add(lasts)
+	var calling sync.WaitGroup
+	for caller := range callers {
+		calling.Go(func() {
+			for i := 0; time.Now().Before(end); i++ {
+				if _, err := runner.Change(context.Background(), fmt.Sprint(caller, "-", i%10), limits, one); err != nil {
+					l.failed.Add(1)
+				} else {
+					l.ok.Add(1)
+				}
+			}
+		})
+	}
+	calling.Wait()
+}
+
+// Over a link, connections are set up beside the takes, and then takes succeed: with the budget of the default store, a
+// new connection alone would take longer than one take may.
+func TestTakesOverALink(t *testing.T) {
+	server := redistest.Start(t)
+	for _, rtt := range []time.Duration{5 * time.Millisecond, 17 * time.Millisecond, 20 * time.Millisecond} {
+		for _, callers := range []int{1, 64} {
+			for _, db := range []int{0, 3} {
+				t.Run(fmt.Sprintf("%v, %d callers, database %d", rtt, callers, db), func(t *testing.T) {
+					t.Parallel()
+					link := redistest.NewLink(t, server.Addr, rtt)
+					client := redis.NewClient(&redis.Options{Addr: link.Addr, DB: db, ContextTimeoutEnabled: true})
+					defer client.Close()
+					runner := New(client, Config{Prefix: "p:", Budget: 50 * time.Millisecond})
+					var cold, steady load
+					cold.run(runner, callers, 2*time.Second)
+					opened := link.Opened()
+					steady.run(runner, callers, time.Second)
+					ok, failed := steady.ok.Load(), steady.failed.Load()
+					t.Logf("cold %d, of which %d failed; then %d, of which %d failed, %d connections and %d more",
+						cold.ok.Load()+cold.failed.Load(), cold.failed.Load(), ok+failed, failed, opened, link.Opened()-opened)
+					// On a busy machine more takes are late than the link makes so; without set-ups beside the takes all fail.
+					require.Positive(t, ok)
+					require.LessOrEqual(t, failed, ok/5)
+				})
+			}
+		}
+	}
+}
