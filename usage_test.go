@@ -295,5 +295,5 @@ func TestParseLimit(t *testing.T) {
 	}
 	limit, err := ratelimit.ParseLimit("unlimited")
 	require.NoError(t, err)
-	require.Equal(t, ratelimit.Unlimited, []ratelimit.Limit{limit})
+	require.Equal(t, []ratelimit.Limit{limit}, ratelimit.Unlimited)
 }
