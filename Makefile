@@ -82,6 +82,7 @@ tools: # a redis-server for the tests and the C compiler that the race detector 
 	command -v redis-server >/dev/null || missing="redis-server"; \
 	command -v $$(go env CC) >/dev/null || missing="$$missing gcc libc6-dev"; \
 	if [ -n "$(CI)" ] && ! command -v promtool >/dev/null; then missing="$$missing prometheus"; fi; \
+	if [ -n "$(CI)" ] && ! command -v lua5.4 >/dev/null; then missing="$$missing lua5.4"; fi; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	sudo=; if [ "$$(id -u)" != 0 ]; then sudo=sudo; fi; \
 	if ! command -v apt-get >/dev/null || ! command -v $${sudo:-sh} >/dev/null; then \
