@@ -37,6 +37,10 @@ const (
 	WarnSharedName     WarningCode = "shared_name"       // limiters with different limits share their buckets
 	WarnEviction       WarningCode = "redis_eviction"    // Redis drops buckets when memory is short
 	WarnReplicaRouting WarningCode = "redis_replicas"    // a cluster's client is set up to read from replicas
+	WarnReplica        WarningCode = "redis_replica"     // the server is a replica, which takes no writes
+	WarnBudget         WarningCode = "redis_budget"      // the time budget has no room for a round trip to Redis
+	WarnTimeouts       WarningCode = "redis_timeouts"    // the client gives replies up before the time budget does
+	WarnPool           WarningCode = "redis_pool"        // the client's pool is too small
 	WarnUnlimited      WarningCode = "unlimited_route"   // no limiter stands on the route
 	WarnUnreadable     WarningCode = "unreadable_routes" // Gin's routes are not as this version knows them
 )
@@ -66,8 +70,9 @@ func (w Warning) LogValue() slog.Value {
 //
 // It runs no handler. It does call the limiters' KeyFuncs, with made-up requests for "/" that carry no
 // credentials and come from addresses reserved for documentation; a KeyFunc that panics at that is not judged.
-// A [RedisStore]'s server is asked for its eviction policy (INFO memory). All servers together have half a
-// second, and if they do not answer, or the ACL does not permit it, nothing is said of them.
+// A [RedisStore]'s server is asked for its eviction policy and its role (INFO memory, INFO replication), and how long
+// that takes. All servers together have half a second, and if they do not answer, or the ACL does not permit it, nothing
+// is said of them.
 //
 // A limiter that another handler calls, as in if !internal(c) { limiter(c) }, cannot be seen, so its route
 // counts as one without; use [WithSkip], [When] or [Stack] instead. What a KeyFunc does for clients with credentials

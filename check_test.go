@@ -7,6 +7,7 @@ import (
 	"log"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
 	"reflect"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
 
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
@@ -490,4 +492,37 @@ func TestCheckRedisThatDoesNotAnswer(t *testing.T) {
 			}
 		})
 	}
+}
+
+func warningCodes(warnings []Warning) (codes []WarningCode) {
+	for _, w := range warnings {
+		codes = append(codes, w.Code)
+	}
+	return codes
+}
+
+// What of a client and a server makes takes fail, although Redis is up.
+func TestCheckRedisThatCannotTake(t *testing.T) {
+	master := redistest.Start(t)
+	host, port, err := net.SplitHostPort(master.Addr)
+	check(t, err)
+	replica := redistest.Start(t, redistest.WithConfig("replicaof", host+" "+port))
+	require.Eventually(t, func() bool {
+		return len(redisWarnings(t, replica.Client())) > 0
+	}, 5*time.Second, 10*time.Millisecond)
+	require.Equal(t, []WarningCode{WarnReplica}, warningCodes(redisWarnings(t, replica.Client())))
+
+	far := redis.NewClient(&redis.Options{Addr: redistest.NewLink(t, master.Addr, 60*time.Millisecond).Addr})
+	defer far.Close()
+	warnings := redisWarnings(t, far)
+	require.Equal(t, []WarningCode{WarnBudget}, warningCodes(warnings))
+	require.Contains(t, warnings[0].Fix, "WithTimeout(")
+
+	narrow := redis.NewClient(&redis.Options{Addr: master.Addr, PoolSize: 10, MaxActiveConns: 1})
+	defer narrow.Close()
+	require.Equal(t, []WarningCode{WarnPool}, warningCodes(redisWarnings(t, narrow)))
+
+	hasty := redis.NewClient(&redis.Options{Addr: master.Addr, ReadTimeout: 10 * time.Millisecond, ContextTimeoutEnabled: true})
+	defer hasty.Close()
+	require.Equal(t, []WarningCode{WarnTimeouts}, warningCodes(redisWarnings(t, hasty)))
 }

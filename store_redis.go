@@ -15,7 +15,7 @@ import (
 // RedisStore keeps buckets in Redis, for deployments of several instances. A decision is one script, run
 // atomically in one round trip on the server's clock, so that clients with different clocks agree.
 //
-// It works with Redis 5 to 8 and what speaks its protocol, on one server, behind Sentinel, on a cluster
+// It works with Redis 6.2 to 8, Valkey 8 and 9, and what speaks their protocol, on one server, behind Sentinel, on a cluster
 // and on a Ring (which hands out fresh buckets for the keys that move when it is rehashed). The smallest
 // ACL is
 //
@@ -29,6 +29,7 @@ type RedisStore struct {
 	denied *denyCache
 	limits limitsMemo[*script.Limits]
 	prefix string
+	budget time.Duration
 }
 
 // RedisOption configures [NewRedisStore].
@@ -90,6 +91,7 @@ func NewRedisStore(client redis.UniversalClient, opts ...RedisOption) (*RedisSto
 		script: script.New(client, script.Config{Prefix: config.prefix, Budget: config.timeout}),
 		denied: newDenyCache(config.denials),
 		prefix: config.prefix,
+		budget: config.timeout,
 	}, nil
 }
 
@@ -244,16 +246,60 @@ func (s *RedisStore) check(ctx context.Context) []Warning {
 			Fix: "make the client without ReadOnly, RouteByLatency and RouteRandomly in redis.ClusterOptions",
 		})
 	}
-	for _, policy := range s.script.EvictionPolicies(ctx) {
-		if policy == "noeviction" {
-			continue
-		}
+	if size, timeout := poolOf(s.client); size > 0 && size < script.FewestConnections { // 0: go-redis' default, which is more.
 		warnings = append(warnings, Warning{
-			Code:    WarnEviction,
+			Code:    WarnPool,
 			Subject: subject,
-			Message: "maxmemory-policy is " + policy + ": when memory is short Redis drops buckets, and a bucket that is dropped is full again",
-			Fix:     "set maxmemory-policy noeviction, or keep the buckets in a Redis of their own",
+			Message: fmt.Sprintf("the client may have %d connections to a server: takes that come together wait for each other", size),
+			Fix:     fmt.Sprintf("make the client with a PoolSize and a MaxActiveConns of at least %d", script.FewestConnections),
 		})
+	} else if timeout > 0 && timeout < s.budget {
+		warnings = append(warnings, Warning{
+			Code:    WarnTimeouts,
+			Subject: subject,
+			Message: fmt.Sprintf("the client gives a reply up after %v, before WithTimeout's %v, and closes the connection for it", timeout, s.budget),
+			Fix:     "make the client with a ReadTimeout of several times WithTimeout, or leave go-redis' default of 3s",
+		})
+	}
+	for _, server := range s.script.Inspect(ctx) {
+		warnings = append(warnings, s.checkServer(subject, &server)...)
+	}
+	return warnings
+}
+
+// poolOf returns how many connections a client may have to each server, and how long it waits for a reply.
+func poolOf(client redis.UniversalClient) (size int, timeout time.Duration) {
+	var most int
+	switch c := client.(type) {
+	case *redis.Client:
+		size, most, timeout = c.Options().PoolSize, c.Options().MaxActiveConns, c.Options().ReadTimeout
+	case *redis.ClusterClient:
+		size, most, timeout = c.Options().PoolSize, c.Options().MaxActiveConns, c.Options().ReadTimeout
+	case *redis.Ring:
+		size, most, timeout = c.Options().PoolSize, c.Options().MaxActiveConns, c.Options().ReadTimeout
+	}
+	if most > 0 {
+		size = min(size, most)
+	}
+	return size, timeout
+}
+
+// checkServer returns what is wrong with a server.
+func (s *RedisStore) checkServer(subject string, server *script.Server) (warnings []Warning) {
+	warn := func(code WarningCode, message, fix string) {
+		warnings = append(warnings, Warning{code, subject, message, fix})
+	}
+	if server.Replica {
+		warn(WarnReplica, server.Addr+" is a replica: takes write, so each of them fails, while looks succeed",
+			"give the client the master's address, or make it by NewFailoverClient without ReplicaOnly")
+	}
+	if server.Eviction != "" && server.Eviction != "noeviction" {
+		warn(WarnEviction, "maxmemory-policy is "+server.Eviction+": when memory is short Redis drops buckets, and a bucket that is dropped is full again",
+			"set maxmemory-policy noeviction, or keep the buckets in a Redis of their own")
+	}
+	if rtt := server.RoundTrip.Round(time.Millisecond); rtt > s.budget*3/4 {
+		warn(WarnBudget, fmt.Sprintf("a round trip to %s takes %v, and a take may take %v: under load takes will fail for want of time", server.Addr, rtt, s.budget),
+			fmt.Sprintf("WithTimeout(%v), or a Redis that is nearer", (3*rtt).Round(10*time.Millisecond)))
 	}
 	return warnings
 }

@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"os/exec"
@@ -102,7 +103,7 @@ func commit() string {
 }
 
 func redisVersion() string {
-	out, err := exec.Command("redis-server", "--version").Output()
+	out, err := exec.Command(cmp.Or(os.Getenv("REDISTEST_SERVER"), "redis-server"), "--version").Output()
 	if _, version, ok := strings.Cut(string(out), "v="); err == nil && ok {
 		return "Redis " + strings.Fields(version)[0]
 	}

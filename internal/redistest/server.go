@@ -84,7 +84,7 @@ func Start(tb testing.TB, opts ...Option) *Server {
 // startAll starts n servers side by side, and ends the test if one of them does not come up.
 func startAll(tb testing.TB, n int, opts ...Option) []*Server {
 	tb.Helper()
-	binary := need(tb, "redis-server", "redis-server")
+	binary := need(tb, serverProgram(), "redis-server")
 	var config config
 	for _, opt := range opts {
 		opt(&config)
@@ -112,6 +112,14 @@ func startAll(tb testing.TB, n int, opts ...Option) []*Server {
 }
 
 // need returns the path of a program, or skips the test with the way to get it.
+// serverProgram is redis-server, or another server that REDISTEST_SERVER names, by its path or on the PATH.
+func serverProgram() string {
+	if program := os.Getenv("REDISTEST_SERVER"); program != "" {
+		return program
+	}
+	return "redis-server"
+}
+
 func need(tb testing.TB, program, debian string) string {
 	tb.Helper()
 	path, err := exec.LookPath(program)

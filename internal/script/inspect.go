@@ -5,29 +5,45 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
 
-// EvictionPolicies are those of the servers that answer within ctx, sorted, each once.
-func (r *Runner) EvictionPolicies(ctx context.Context) []string {
+// Server is what one server says of itself.
+type Server struct {
+	Addr      string
+	Eviction  string        // its maxmemory-policy; "" where it does not say
+	Replica   bool          // it is a replica, which takes no writes
+	RoundTrip time.Duration // to ask it that, on a connection that was set up
+}
+
+// Inspect asks the servers that answer within ctx, and returns them sorted by address. One that may not be asked, or
+// cannot, is left out.
+func (r *Runner) Inspect(ctx context.Context) []Server {
 	var mu sync.Mutex
-	var policies []string
-	ask := func(ctx context.Context, server *redis.Client) error {
-		info, err := server.Info(ctx, "memory").Result()
+	var servers []Server
+	ask := func(ctx context.Context, client *redis.Client) error {
+		server := Server{Addr: client.Options().Addr}
+		// The first question may have to set a connection up. The second one shows how far away the server is.
+		memory, err := client.Info(ctx, "memory").Result()
 		if err != nil {
 			return err
 		}
-		for line := range strings.Lines(info) {
-			if policy, ok := strings.CutPrefix(strings.TrimSpace(line), "maxmemory_policy:"); ok {
-				mu.Lock()
-				policies = append(policies, policy)
-				mu.Unlock()
-			}
+		began := time.Now()
+		replication, err := client.Info(ctx, "replication").Result()
+		if err != nil {
+			return err
 		}
+		server.RoundTrip = time.Since(began)
+		server.Eviction = field(memory, "maxmemory_policy")
+		role := field(replication, "role")
+		server.Replica = role == "slave" || role == "replica"
+		mu.Lock()
+		defer mu.Unlock()
+		servers = append(servers, server)
 		return nil
 	}
-	// Errors are not of interest: who may not ask, or cannot, is told nothing.
 	switch client := r.client.(type) {
 	case *redis.Client:
 		_ = ask(ctx, client)
@@ -36,6 +52,20 @@ func (r *Runner) EvictionPolicies(ctx context.Context) []string {
 	case *redis.Ring:
 		_ = client.ForEachShard(ctx, ask)
 	}
-	slices.Sort(policies)
-	return slices.Compact(policies)
+	slices.SortFunc(servers, func(a, b Server) int { return strings.Compare(a.Addr, b.Addr) })
+	return servers
 }
+
+// field reads a field of what INFO answers.
+func field(info, name string) string {
+	for line := range strings.Lines(info) {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), name+":"); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+// FewestConnections is how many connections to each server the client's pool must have for takes not to hold each other
+// up where Redis is near; further away more are used.
+const FewestConnections = fewFlights
