@@ -39,7 +39,7 @@ func FuzzReply(f *testing.F) {
 		case <-replies:
 		default:
 		}
-		if reply == "*3\r\n:1\r\n:0\r\n:0\r\n" && !r.Allowed {
+		if reply == "*4\r\n:1900000000000000\r\n:1\r\n:0\r\n:0\r\n" && !r.Allowed {
 			t.Errorf("a good reply: %v", err)
 		}
 		if err == nil && (r.Remaining < 0 || r.Remaining > limit.Capacity || r.Limit != limit || r.RetryAfter < 0 || r.ResetAfter < 0) {
