@@ -50,9 +50,12 @@ func (b Ban) scales() (*bucket.Ban, error) {
 	if b.For < time.Microsecond || b.Max < b.For || b.Max > longestBan {
 		return nil, fmt.Errorf("ratelimit: ban of %v up to %v: For must be positive, and Max from For to %v", b.For, b.Max, longestBan)
 	}
+	if b.After < 1 || b.Within <= 0 {
+		return nil, fmt.Errorf("ratelimit: ban after %d refusals within %v: After must be at least 1, and Within positive, for example 50 within 1m", b.After, b.Within)
+	}
 	strikes, err := scaleOf(Limit{Capacity: b.After, Refill: Rate{b.After, b.Within}})
 	if err != nil {
-		return nil, fmt.Errorf("ratelimit: ban after %d refusals within %v: After must be at least 1, and Within positive: %w", b.After, b.Within, err)
+		return nil, fmt.Errorf("ratelimit: ban after %d refusals within %v: cannot be counted exactly; lower After or Within", b.After, b.Within)
 	}
 	ban, ok := bucket.NewBan(strikes, int64(b.For/time.Microsecond), int64(b.Max/time.Microsecond))
 	if !ok {

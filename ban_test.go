@@ -41,3 +41,30 @@ func TestClientsThatIgnoreRetryAfterStayOut(t *testing.T) {
 		require.Equal(t, http.StatusOK, get(engine).Code)
 	})
 }
+
+// Errors about a ban have the package's prefix once, and their cause once, whoever returns them.
+func TestBanErrors(t *testing.T) {
+	limit := ratelimit.PerMinute(1).Burst(1)
+	for name, c := range map[string]struct {
+		ban  ratelimit.Ban
+		want string
+	}{
+		"no refusals": {ratelimit.Ban{After: 0, Within: time.Minute, For: time.Minute},
+			"ratelimit: ban after 0 refusals within 1m0s: After must be at least 1, and Within positive, for example 50 within 1m"},
+		"no time": {ratelimit.Ban{After: 1, Within: 0, For: time.Minute},
+			"ratelimit: ban after 1 refusals within 0s: After must be at least 1, and Within positive, for example 50 within 1m"},
+		"no length": {ratelimit.Ban{After: 1, Within: time.Minute},
+			"ratelimit: ban of 0s up to 0s: For must be positive, and Max from For to 87600h0m0s"},
+		"more than can be counted": {ratelimit.Ban{After: 1 << 30, Within: 100_000 * time.Hour, For: time.Minute},
+			"ratelimit: ban after 1073741824 refusals within 100000h0m0s: cannot be counted exactly; lower After or Within"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.EqualError(t, c.ban.Validate(), c.want)
+			_, err := ratelimit.NewLimiter(ratelimit.WithLimit(limit), ratelimit.WithBan(c.ban))
+			require.EqualError(t, err, c.want+" (given to WithBan)")
+			_, err = ratelimit.NewMemoryStore().Take(t.Context(), "key", ratelimit.Take{N: 1, Limits: []ratelimit.Limit{limit}, Ban: c.ban})
+			require.EqualError(t, err, c.want+": invalid argument")
+			require.ErrorIs(t, err, ratelimit.ErrArgument)
+		})
+	}
+}
