@@ -3,7 +3,7 @@
 //	go run ./_example
 //	go run ./_example -redis localhost:6379
 //
-// It prints what to try with curl. Several of them on one Redis share their limits.
+// It prints commands to try. Several of them on one Redis share their limits.
 package main
 
 import (
@@ -36,14 +36,14 @@ func main() {
 	}
 }
 
-// newStore is where all buckets live. Redis need not be up yet.
+// newStore makes the store of all buckets. Redis need not be running yet.
 func newStore(redisAddr string) (ratelimit.Store, error) {
 	if redisAddr == "" {
 		return ratelimit.NewMemoryStore(), nil
 	}
 	return ratelimit.NewRedisStore(redis.NewClient(&redis.Options{
 		Addr:          redisAddr,
-		DialerRetries: 1, // The default, 5 with 100 ms between, does not fit into the time that a decision has.
+		DialerRetries: 1, // The default, 5 with 100 ms between, is longer than a decision may take.
 	}))
 }
 
@@ -51,11 +51,11 @@ func newRouter(store ratelimit.Store) *gin.Engine {
 	gin.SetMode(gin.ReleaseMode)
 	router := gin.New()
 
-	// First of all: who is the client? Gin believes X-Forwarded-For from everybody until it is told whom to trust,
-	// and then clients choose their own address. No proxy is in front of this server, so nobody is trusted.
+	// First of all: who is the client? By default Gin trusts X-Forwarded-For from every peer, so a client can forge its
+	// address. No proxy is in front of this server, so no peer is trusted.
 	_ = router.SetTrustedProxies(nil) // Nothing to parse, no error.
 
-	// What all limiters have in common. A name keeps a limiter's buckets apart from those of others in the store.
+	// What all limiters have in common. The name keeps a limiter's buckets apart from those of others in the store.
 	stats := ratelimit.NewStats(ratelimit.WithAlertMinimum(20))
 	stats.Alert(0.05, func(a ratelimit.Alert) {
 		slog.Warn("more than 5 % refused in a minute", "name", a.Name, "firing", a.Firing, "ratio", a.Ratio)
@@ -71,21 +71,17 @@ func newRouter(store ratelimit.Store) *gin.Engine {
 		)...)
 	}
 
-	// Gin's Use holds for what is registered after it, so this page has no limit. Do not put it on the internet.
+	// Gin's Use applies to routes that are registered after it, so this page has no limit. Do not put it on the internet.
 	router.GET("/stats", func(c *gin.Context) { c.JSON(http.StatusOK, stats.Snapshot()) })
 
 	// Every route from here on: 20 requests at once and 10 a second, for each client address.
-	router.Use(limit("global",
-		ratelimit.WithCapacity(20),
-		ratelimit.WithRefillRate(ratelimit.PerSecond(10)),
-	))
-	router.GET("/", func(c *gin.Context) { c.String(http.StatusOK, "hello\n") })
+	router.Use(limit("global", ratelimit.WithLimit(ratelimit.PerSecond(10).Burst(20))))
+	router.GET("/", hello)
 
 	// One route, strict: 5 wrong passwords for an account from an address, then one a minute. While Redis is down
-	// nobody could count them, so nobody can log in.
+	// nobody can count them, so nobody can log in.
 	router.POST("/login", smallBody, limit("login",
-		ratelimit.WithCapacity(5),
-		ratelimit.WithRefillRate(ratelimit.Every(time.Minute)),
+		ratelimit.WithLimit(ratelimit.PerMinute(1).Burst(5)),
 		ratelimit.WithKeyFunc(ratelimit.Join(byAccount, ratelimit.ByClientIP)),
 		ratelimit.WithChargeIf(loginFailed),
 		ratelimit.WithErrorHandler(ratelimit.FailClosed),
@@ -93,21 +89,26 @@ func newRouter(store ratelimit.Store) *gin.Engine {
 
 	// Two limits at once, and a cost: 20 days of reports a second, and no more than 50 an hour.
 	router.GET("/reports", limit("reports",
-		ratelimit.WithRefillRate(ratelimit.PerSecond(20)),
-		ratelimit.WithLimit(ratelimit.Limit{Capacity: 50, Refill: ratelimit.PerHour(50)}),
+		ratelimit.WithLimit(ratelimit.PerSecond(20).Burst(20), ratelimit.PerHour(50).Burst(50)),
 		ratelimit.WithCost(days),
 		ratelimit.WithDeniedHandler(ratelimit.DenyProblem),
 	), report)
 
-	// A group, by token, or by address where there is none; how much depends on the plan. Tokens are checked
-	// before, because who could make them up would have a new bucket with each.
+	// A group, by account, or by address for clients without a token; how much depends on the plan. The token is
+	// checked before: a client that makes up tokens would get a bucket for each.
 	api := router.Group("/api", authenticate, limit("api",
-		ratelimit.WithKeyFunc(ratelimit.FirstOf(ratelimit.ByBearerToken, ratelimit.ByClientIP)),
-		ratelimit.WithRefillRate(ratelimit.PerMinute(5)),
+		ratelimit.WithKeyFunc(ratelimit.FirstOf(ratelimit.ByValue("account"), ratelimit.ByClientIP)),
+		ratelimit.WithLimit(ratelimit.PerMinute(5).Burst(5)),
 		ratelimit.WithLimitFunc(limitsOfPlan),
 	))
 	api.GET("/whoami", whoami)
 	return router
+}
+
+// hello says what is left, so that reloading it shows the bucket run low and refill.
+func hello(c *gin.Context) {
+	tightest, _ := ratelimit.Get(c)
+	c.String(http.StatusOK, "hello, %d requests left\n", tightest.Remaining)
 }
 
 // smallBody bounds what byAccount reads before anything is limited by account.
@@ -115,7 +116,7 @@ func smallBody(c *gin.Context) {
 	c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, 4<<10)
 }
 
-// byAccount is the account that somebody tries to log in to, in one spelling.
+// byAccount returns the account that the client tries to log in to, in one spelling.
 func byAccount(c *gin.Context) string {
 	return strings.ToLower(strings.TrimSpace(c.PostForm("account")))
 }
@@ -130,7 +131,7 @@ func login(c *gin.Context) {
 
 func loginFailed(c *gin.Context) bool { return c.Writer.Status() == http.StatusUnauthorized }
 
-// days is what a report costs. It comes from the client, so it is never below 1.
+// days returns what a report costs. It comes from the client, so it is never below 1.
 func days(c *gin.Context) int {
 	n, _ := strconv.Atoi(c.Query("days"))
 	return max(1, n)
@@ -138,44 +139,61 @@ func days(c *gin.Context) int {
 
 func report(c *gin.Context) { c.String(http.StatusOK, "%d days of nothing to report\n", days(c)) }
 
-var planOfToken = map[string]string{"free-token": "free", "pro-token": "pro"}
-
-var limitsOf = map[string][]ratelimit.Limit{
-	"free": {{Capacity: 10, Refill: ratelimit.PerMinute(10)}},
-	"pro":  {{Capacity: 100, Refill: ratelimit.PerMinute(100)}},
+var accountOfToken = map[string]struct{ name, plan string }{
+	"free-token": {"ada", "free"},
+	"pro-token":  {"grace", "pro"},
 }
 
-// authenticate tells the plan of a token. Who shows none has none, and may go on.
+var limitsOf = map[string][]ratelimit.Limit{
+	"free": {ratelimit.PerMinute(10).Burst(10)},
+	"pro":  {ratelimit.PerMinute(100).Burst(100)},
+}
+
+// authenticate sets the account and the plan of a token. A client without a token has neither, and may go on.
 func authenticate(c *gin.Context) {
 	authorization := c.GetHeader("Authorization")
-	plan, known := planOfToken[strings.TrimPrefix(authorization, "Bearer ")]
-	if authorization != "" && !known {
+	if authorization == "" {
+		return
+	}
+	account, known := accountOfToken[strings.TrimPrefix(authorization, "Bearer ")]
+	if !known {
 		c.AbortWithStatusJSON(http.StatusUnauthorized, gin.H{"error": "unknown token"})
 		return
 	}
-	c.Set("plan", plan)
+	c.Set("account", account.name)
+	c.Set("plan", account.plan)
 }
 
-// limitsOfPlan has nothing to say of those without a plan: WithRefillRate has.
+// limitsOfPlan returns nil for clients without a plan: the limiter's own limit holds for them.
 func limitsOfPlan(c *gin.Context) []ratelimit.Limit { return limitsOf[c.GetString("plan")] }
 
-// whoami shows that a handler can see the decision, for example to do less when little is left.
+// whoami shows that a handler can read the decision, for example to do less when little is left.
 func whoami(c *gin.Context) {
 	tightest, _ := ratelimit.Get(c)
 	c.JSON(http.StatusOK, gin.H{"plan": c.GetString("plan"), "left": tightest.Remaining})
 }
 
-const tries = `listening on %[1]s; try:
+// The first line begins with the address, which the tests read. The first command makes the point.
+const tries = `listening on %[1]s; in another terminal, send 30 requests at once:
 
-  curl -s -o /dev/null -w '%%{http_code} ' '%[1]s/?[1-30]'    # 20 at once, then 10 a second
-  curl -i -d account=ada -d password=guess %[1]s/login        # 5 wrong ones, then one a minute
+  curl -s -o /dev/null -w '%%{http_code} ' '%[1]s/?[1-30]'
+
+20 get 200 and the others 429: one client may send 20 at once, and then 10 a second. After a pause of 2 seconds:
+
+  curl -s '%[1]s/?[1-21]'                                     # what is left, and a refusal
+  curl -i %[1]s/                                              # the headers of an answer
+
+One route, one user, one cost:
+
+  curl -i -d account=ada -d password=guess %[1]s/login        # wrong passwords: 5, then one a minute
   curl -i -d account=ada -d password=lovelace %[1]s/login     # right ones do not count
-  curl -i '%[1]s/reports?days=15'                             # 20 a second and 50 an hour
-  curl -i '%[1]s/reports?days=21'                             # more than there can ever be
-  curl -i %[1]s/api/whoami                                    # 5 a minute by address
-  curl -i -H 'Authorization: Bearer free-token' %[1]s/api/whoami   # 10 a minute by token
+  curl -i '%[1]s/reports?days=15'                             # a token a day: 20 a second and 50 an hour
+  curl -i '%[1]s/reports?days=21'                             # more than there can ever be: no Retry-After
+  curl -i %[1]s/api/whoami                                    # without a token: 5 a minute by address
+  curl -i -H 'Authorization: Bearer free-token' %[1]s/api/whoami   # 10 a minute by account
   curl -i -H 'Authorization: Bearer pro-token' %[1]s/api/whoami    # 100 a minute
-  curl -s %[1]s/stats
+
+Where to look: this terminal logs refusals, %[1]s/stats counts them by limiter, _example/main.go sets them up.
 
 `
 
@@ -189,7 +207,7 @@ func run(addr, redisAddr string) error {
 		return err
 	}
 	router := newRouter(store)
-	for _, warning := range ratelimit.Check(router) { // Of /stats, and rightly so.
+	for _, warning := range ratelimit.Check(router) { // It warns of /stats, which is meant to have no limit.
 		slog.Warn("check your rate limits", "warning", warning)
 	}
 
@@ -213,7 +231,7 @@ func run(addr, redisAddr string) error {
 	return server.Shutdown(finish)
 }
 
-// baseURL is where a client on this machine finds a listener.
+// baseURL returns where a client on this machine finds a listener.
 func baseURL(addr net.Addr) string {
 	host, port, _ := net.SplitHostPort(addr.String())
 	if net.ParseIP(host).IsUnspecified() {
