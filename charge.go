@@ -44,7 +44,7 @@ func (d *decision) settle(ctx context.Context, route string, n int) error {
 	return d.adjust(ctx, route, Adjustment{N: back, Limits: d.limits, Receipt: d.result.Receipt})
 }
 
-var errNotRepeated = errors.New("ratelimit: giving tokens back has failed before, and is not repeated, lest they come back twice; they refill")
+var errNotRepeated = errors.New("ratelimit: an earlier give-back failed and is not repeated, because its tokens might come back twice; they refill by themselves")
 
 // leave gives up the request's place in the queue.
 func (d *decision) leave(ctx context.Context, route string) {

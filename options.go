@@ -249,7 +249,7 @@ func (c *config) validate() error {
 	case c.hasCapacity:
 		mistake("WithCapacity(%d) needs WithRefillRate: say how fast the bucket refills, for example WithRefillRate(PerSecond(10))", c.capacity)
 	case len(c.given) == 0:
-		mistake("WithRefillRate is missing: say how fast buckets refill, for example WithRefillRate(PerSecond(10)), or give limits by WithLimit(PerMinute(100).Burst(200))")
+		mistake("no limit is given; use WithLimit(PerMinute(100).Burst(200)), or WithRefillRate(PerSecond(10))")
 	}
 	if c.hasCapacity && c.capacity < 1 {
 		mistake("WithCapacity(%d): must be at least 1", c.capacity)

@@ -49,8 +49,7 @@ func TestWrongOptions(t *testing.T) {
 		options options
 		want    string
 	}{
-		{nil, "WithRefillRate is missing: say how fast buckets refill, for example WithRefillRate(PerSecond(10)), " +
-			"or give limits by WithLimit(PerMinute(100).Burst(200))"},
+		{nil, "no limit is given; use WithLimit(PerMinute(100).Burst(200)), or WithRefillRate(PerSecond(10))"},
 		{rate(ratelimit.Rate{}), "WithRefillRate(0/0s): " + badRate},
 		{rate(ratelimit.PerSecond(0)), "WithRefillRate(0/s): " + badRate},
 		{rate(ratelimit.PerMinute(-1)), "WithRefillRate(-1/m): " + badRate},

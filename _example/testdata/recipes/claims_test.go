@@ -290,12 +290,27 @@ var claims = map[string]func(*testing.T, *parts, string){
 		require.True(t, ok)
 		limiter := newLimiter(ratelimit.WithName("api"), ratelimit.WithStore(fallback), ratelimit.WithLimit(ratelimit.PerMinute(30).Burst(30)))
 		p.router.GET("/", limiter.Handle, ok200)
-		log := logged(func() { require.Equal(t, 10, p.admitted(30, request{}), "a third") })
-		require.Contains(t, log, "degraded=true cause=\"redis is down\"")
+		require.Equal(t, 10, p.admitted(30, request{}), "a third")
 		store.down = false
 		time.Sleep(time.Minute)
+		require.Equal(t, 30, p.admitted(40, request{}))
+	},
+	"docs/operations.md#when-redis-fails": func(t *testing.T, p *parts, where string) {
+		store := &breakable{Store: ratelimit.NewMemoryStore(), down: true}
+		p.store = store
+		p.paste(t, where)
+		fallback, ok := p.made["fallback"].(*ratelimit.FallbackStore)
+		require.True(t, ok)
+		limiter := newLimiter(ratelimit.WithName("api"), ratelimit.WithStore(fallback), ratelimit.WithLimit(ratelimit.PerMinute(30).Burst(30)))
+		p.router.GET("/", limiter.Handle, ok200)
+		log := logged(func() { require.Equal(t, 10, p.admitted(30, request{})) })
+		require.Contains(t, log, `msg="rate limits: each instance counts alone" cause="redis is down"`)
+		require.NotContains(t, log, "is back")
+		store.down = false
+		time.Sleep(2 * time.Second)
 		log = logged(func() { require.Equal(t, 30, p.admitted(40, request{})) })
-		require.Contains(t, log, "degraded=false cause=<nil>")
+		require.Contains(t, log, "rate limits: the shared store is back")
+		require.NotContains(t, log, "counts alone")
 	},
 	"docs/recipes.md#show-a-user-what-is-left": func(t *testing.T, p *parts, where string) {
 		p.limiter = byUser(ratelimit.PerMinute(10).Burst(10), ratelimit.WithLimitFunc(func(c *gin.Context) []ratelimit.Limit {
