@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"go/ast"
@@ -338,7 +337,7 @@ func TestDocsHaveEveryOption(t *testing.T) {
 				continue
 			}
 			found++
-			if !bytes.Contains([]byte(all.String()), []byte("| `"+f.Name.Name+"(")) {
+			if !strings.Contains(all.String(), "| `"+f.Name.Name+"(") {
 				t.Errorf("%s: %s is in no table", file, f.Name.Name)
 			}
 		}

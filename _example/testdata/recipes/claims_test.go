@@ -74,7 +74,7 @@ func authenticate(c *gin.Context) {
 	c.Set("plan", user.plan)
 }
 
-func ok(c *gin.Context) { c.Status(http.StatusOK) }
+func ok200(c *gin.Context) { c.Status(http.StatusOK) }
 
 // prepare is an application before a recipe is pasted into it.
 func prepare(t *testing.T) *parts {
@@ -90,7 +90,7 @@ func prepare(t *testing.T) *parts {
 				c.Status(http.StatusUnauthorized)
 			}
 		},
-		report:       ok,
+		report:       ok200,
 		authenticate: authenticate,
 		answer: func(c *gin.Context) int {
 			used, err := strconv.Atoi(c.Query("used"))
@@ -108,6 +108,18 @@ func (p *parts) paste(t *testing.T, where string) *parts {
 	require.Contains(t, recipes, where)
 	recipes[where](p)
 	return p
+}
+
+// pasteFallback runs a recipe of a fallback store around one that is down, and limits GET / to 30 a minute by it.
+func (p *parts) pasteFallback(t *testing.T, where string) *breakable {
+	t.Helper()
+	store := &breakable{Store: ratelimit.NewMemoryStore(), down: true}
+	p.store = store
+	fallback, ok := p.paste(t, where).made["fallback"].(*ratelimit.FallbackStore)
+	require.True(t, ok)
+	p.router.GET("/", ratelimit.New(ratelimit.WithName("api"), ratelimit.WithStore(fallback),
+		ratelimit.WithLimit(ratelimit.PerMinute(30).Burst(30))), ok200)
+	return store
 }
 
 // request is what a client sends.
@@ -283,26 +295,14 @@ var claims = map[string]func(*testing.T, *parts, string){
 		require.Equal(t, 200, p.send(request{method: http.MethodPost, path: "/chat?used=0"}).StatusCode, "5000 and the 2000 of the reservation")
 	},
 	"README.md#redis-down": func(t *testing.T, p *parts, where string) {
-		store := &breakable{Store: ratelimit.NewMemoryStore(), down: true}
-		p.store = store
-		p.paste(t, where)
-		fallback, ok := p.made["fallback"].(*ratelimit.FallbackStore)
-		require.True(t, ok)
-		limiter := newLimiter(ratelimit.WithName("api"), ratelimit.WithStore(fallback), ratelimit.WithLimit(ratelimit.PerMinute(30).Burst(30)))
-		p.router.GET("/", limiter.Handle, ok200)
+		store := p.pasteFallback(t, where)
 		require.Equal(t, 10, p.admitted(30, request{}), "a third")
 		store.down = false
 		time.Sleep(time.Minute)
 		require.Equal(t, 30, p.admitted(40, request{}))
 	},
 	"docs/operations.md#when-redis-fails": func(t *testing.T, p *parts, where string) {
-		store := &breakable{Store: ratelimit.NewMemoryStore(), down: true}
-		p.store = store
-		p.paste(t, where)
-		fallback, ok := p.made["fallback"].(*ratelimit.FallbackStore)
-		require.True(t, ok)
-		limiter := newLimiter(ratelimit.WithName("api"), ratelimit.WithStore(fallback), ratelimit.WithLimit(ratelimit.PerMinute(30).Burst(30)))
-		p.router.GET("/", limiter.Handle, ok200)
+		store := p.pasteFallback(t, where)
 		log := logged(func() { require.Equal(t, 10, p.admitted(30, request{})) })
 		require.Contains(t, log, `msg="rate limits: each instance counts alone" cause="redis is down"`)
 		require.NotContains(t, log, "is back")
@@ -326,11 +326,21 @@ var claims = map[string]func(*testing.T, *parts, string){
 			r := p.send(request{path: "/usage", headers: as("pro-1")})
 			require.Contains(t, page(t, "docs/recipes.md"), body(t, r))
 		}
-		usage, err := p.limiter.Peek(t.Context(), ratelimit.ValueKey("user_id", 1))
+		pro := ratelimit.PerMinute(100).Burst(200)
+		for _, limits := range [][]ratelimit.Limit{{pro}, nil} {
+			usage, err := p.limiter.Peek(t.Context(), ratelimit.ValueKey("user_id", 1), limits...)
+			require.NoError(t, err)
+			text, err := json.Marshal(usage)
+			require.NoError(t, err)
+			require.Contains(t, page(t, "docs/recipes.md"), string(text), "the same by Peek")
+		}
+		usage, err := p.limiter.Peek(t.Context(), ratelimit.ValueKey("user_id", 9), pro)
 		require.NoError(t, err)
-		text, err := json.Marshal(usage)
+		require.Equal(t, 200, usage.Limits[0].Remaining)
+		usage, err = p.limiter.Peek(t.Context(), ratelimit.ValueKey("user_id", 9))
 		require.NoError(t, err)
-		require.Contains(t, page(t, "docs/recipes.md"), string(text), "the same by Peek")
+		require.True(t, usage.Static)
+		require.Equal(t, 10, usage.Limits[0].Remaining)
 		require.Equal(t, 401, p.send(request{path: "/usage"}).StatusCode)
 	},
 	"docs/recipes.md#list-all-limits": func(t *testing.T, p *parts, where string) {
@@ -373,7 +383,7 @@ var claims = map[string]func(*testing.T, *parts, string){
 		require.Equal(t, 429, p.send(wrong).StatusCode)
 		require.Equal(t, 404, p.send(request{method: http.MethodPost, path: "/admin/unlock/ada/192.0.2.1"}).StatusCode)
 		require.Equal(t, 429, p.send(wrong).StatusCode)
-		require.Equal(t, 200, p.send(request{method: http.MethodPost, path: "/admin/unlock/ada/2001:db8::1"}).StatusCode)
+		require.Equal(t, 200, p.send(request{method: http.MethodPost, path: "/admin/unlock/Ada/2001:db8::1"}).StatusCode)
 		require.Equal(t, 401, p.send(wrong).StatusCode)
 	},
 	"docs/recipes.md#upgrade-a-user": func(t *testing.T, p *parts, where string) {
@@ -598,8 +608,6 @@ var claims = map[string]func(*testing.T, *parts, string){
 		require.Contains(t, body(t, p.send(request{path: "/stats"})), `"name":"default","accepted":20,"refused":130`)
 	},
 }
-
-func ok200(c *gin.Context) { c.Status(http.StatusOK) }
 
 // withRedis is what is said of recipes that make a RedisStore, in real time.
 var withRedis = map[string]func(*testing.T, *parts, string){
