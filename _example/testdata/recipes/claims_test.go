@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/gin-gonic/gin"
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/gin-ratelimit/ratelimit"
@@ -637,9 +638,32 @@ var withRedis = map[string]func(*testing.T, *parts, string){
 		require.Less(t, admitted, decided)
 	},
 	"docs/operations.md#redis": func(t *testing.T, p *parts, where string) {
-		p.redisAddr = redistest.Start(t).Addr
+		server := redistest.Start(t, redistest.WithConfig("maxmemory-policy", "allkeys-lru"))
+		p.redisAddr = server.Addr
 		p.paste(t, where)
 		require.NotNil(t, p.made["store"])
+
+		const acl = "ACL SETUSER ratelimit "
+		_, rules, found := strings.Cut(page(t, "docs/operations.md"), acl)
+		require.True(t, found)
+		rules, _, _ = strings.Cut(rules, "\n")
+		require.Contains(t, page(t, "SECURITY.md"), acl+rules+"\n")
+		evictions := func() (found bool) {
+			client := redis.NewClient(&redis.Options{Addr: server.Addr, Username: "ratelimit", Password: "password"})
+			defer client.Close()
+			store, err := ratelimit.NewRedisStore(client, ratelimit.WithTimeout(5*time.Second))
+			require.NoError(t, err)
+			limiter := newLimiter(ratelimit.WithName("api"), ratelimit.WithStore(store), ratelimit.WithLimit(ratelimit.PerHour(1).Burst(1)))
+			_, err = limiter.Take(t.Context(), "key", 1)
+			require.NoError(t, err)
+			router := gin.New()
+			router.GET("/", limiter.Handle, ok200)
+			return slices.ContainsFunc(ratelimit.Check(router), func(w ratelimit.Warning) bool { return w.Code == ratelimit.WarnEviction })
+		}
+		server.SetACL("ratelimit", strings.Fields(rules)...)
+		require.False(t, evictions(), "it may not ask")
+		server.SetACL("ratelimit", "+info")
+		require.True(t, evictions())
 	},
 	"docs/operations.md#cluster-and-sentinel": func(t *testing.T, p *parts, where string) {
 		p.addrs = []string{redistest.Start(t).Addr}
