@@ -91,7 +91,7 @@ func read(page, text string) (snippets []snippet, anchors map[string]bool) {
 	return snippets, anchors
 }
 
-// frame is what a snippet stands in. What it makes is kept for the test of its claim.
+// frame surrounds a snippet of statements. What the snippet makes is kept for the test of its claim.
 const frame = `package recipes
 
 import (
@@ -112,10 +112,10 @@ func init() {
 }
 `
 
-// outline is what a snippet of whole declarations stands in.
+// outline surrounds a snippet of whole declarations.
 const outline = "package recipes\n\nimport (\n%s)\n\n//line %s:%d\n%s"
 
-// elsewhere is what a snippet stands in that needs another module, where it compiles and is not run.
+// elsewhere surrounds a snippet that needs another module. It is compiled there, and not run.
 const elsewhere = `package recipes
 
 import (
@@ -129,7 +129,7 @@ func _(router *gin.Engine, store *ratelimit.FallbackStore) {
 }
 `
 
-// imported is where the packages are that snippets name.
+// imported has the import paths of the packages that snippets name.
 var imported = map[string]string{
 	"context":       "context",
 	"errors":        "errors",
@@ -160,7 +160,7 @@ var (
 	made         = regexp.MustCompile(`(?m)^(\w+)(?:, (\w+))? := `)
 )
 
-// program is a snippet as a file of Go, for the module that it needs.
+// program returns the snippet as a file of Go, and the module that it needs.
 func (s snippet) program() (module, program string) {
 	if whole, ok := strings.CutPrefix(s.code, "package main\n"); ok {
 		return "main", "package main\n" + whole
@@ -202,7 +202,7 @@ func imports(code string) string {
 }
 
 // Every Go block of the documentation compiles, and those that need the root module alone do what is said of them:
-// they run in the package claims, which fails if it has no word on one of them.
+// they run in the package claims, which fails if it has no test of one of them.
 func TestDocs(t *testing.T) {
 	t.Parallel()
 	top, err := filepath.Abs(root)

@@ -96,7 +96,7 @@ func startTelemetry(out io.Writer, sampled float64) (flush func(context.Context)
 
 func newRouter(logger *slog.Logger) (*gin.Engine, error) {
 	router := gin.New()
-	// First of all, who may say what a client's address is: nobody, since no proxy stands in front.
+	// By default Gin trusts X-Forwarded-For from every peer. No proxy is in front of this server, so no peer is trusted.
 	if err := router.SetTrustedProxies(nil); err != nil {
 		return nil, err
 	}

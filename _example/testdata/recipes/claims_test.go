@@ -30,7 +30,7 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
-// parts is what snippets take as given, and in made what they make.
+// parts is what snippets take as given. Afterwards made has what they made, by name.
 type parts struct {
 	router       *gin.Engine
 	admin        *gin.RouterGroup
@@ -55,7 +55,7 @@ func use(...any) {}
 
 func init() { gin.SetMode(gin.ReleaseMode) }
 
-// users is who has which token. The second one is the first one's, renewed.
+// users has the user of each token. The second token is the first one, renewed.
 var users = map[string]struct{ id, tenant, plan string }{
 	"pro-1":  {"1", "acme", "pro"},
 	"pro-1b": {"1", "acme", "pro"},
@@ -225,7 +225,7 @@ func logged(f func()) string {
 	return log.String()
 }
 
-// claims is what the documentation says of each recipe, in a bubble of synctest.
+// claims has a test of what the documentation says of each recipe. It runs in a bubble of synctest.
 var claims = map[string]func(*testing.T, *parts, string){
 	"README.md#login": func(t *testing.T, p *parts, where string) {
 		store := &breakable{Store: ratelimit.NewMemoryStore()}
@@ -610,7 +610,7 @@ var claims = map[string]func(*testing.T, *parts, string){
 	},
 }
 
-// withRedis is what is said of recipes that make a RedisStore, in real time.
+// withRedis has the tests of recipes that make a RedisStore, in real time.
 var withRedis = map[string]func(*testing.T, *parts, string){
 	"README.md#several-instances": func(t *testing.T, _ *parts, where string) {
 		server := redistest.Start(t)
