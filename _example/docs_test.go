@@ -315,16 +315,11 @@ func TestDocsAreShort(t *testing.T) {
 	require.Equal(t, len(tasks), found)
 }
 
-// Every option of the root package is in a table.
-func TestDocsHaveEveryOption(t *testing.T) {
-	t.Parallel()
-	var all strings.Builder
-	for _, text := range pages(t) {
-		all.WriteString(text)
-	}
+// functions returns the exported functions and methods of the root package.
+func functions(t *testing.T) (found []*ast.FuncDecl) {
+	t.Helper()
 	files, err := filepath.Glob(filepath.Join(root, "*.go"))
 	require.NoError(t, err)
-	found := 0
 	for _, file := range files {
 		if strings.HasSuffix(file, "_test.go") {
 			continue
@@ -332,15 +327,41 @@ func TestDocsHaveEveryOption(t *testing.T) {
 		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
 		require.NoError(t, err)
 		for _, decl := range parsed.Decls {
-			f, ok := decl.(*ast.FuncDecl)
-			if !ok || f.Recv != nil || !strings.HasPrefix(f.Name.Name, "With") {
-				continue
-			}
-			found++
-			if !strings.Contains(all.String(), "| `"+f.Name.Name+"(") {
-				t.Errorf("%s: %s is in no table", file, f.Name.Name)
+			if f, ok := decl.(*ast.FuncDecl); ok && f.Name.IsExported() {
+				found = append(found, f)
 			}
 		}
 	}
+	require.Greater(t, len(found), 100)
+	return found
+}
+
+// Every option of the root package is in a table.
+func TestDocsHaveEveryOption(t *testing.T) {
+	t.Parallel()
+	var all strings.Builder
+	for _, text := range pages(t) {
+		all.WriteString(text)
+	}
+	found := 0
+	for _, f := range functions(t) {
+		if f.Recv == nil && strings.HasPrefix(f.Name.Name, "With") {
+			found++
+			require.Contains(t, all.String(), "| `"+f.Name.Name+"(", "in a table")
+		}
+	}
 	require.Greater(t, found, 20)
+}
+
+// A beginner needs few names, and they exist.
+func TestDocsForBeginners(t *testing.T) {
+	t.Parallel()
+	_, section, found := strings.Cut(pages(t)["docs/design.md"], "\n## Twelve names\n")
+	require.True(t, found)
+	section, _, _ = strings.Cut(section, "\n## ")
+	names := regexp.MustCompile("(?m)^\\| `(\\w+)`").FindAllStringSubmatch(section, -1)
+	require.Len(t, names, 12)
+	for _, name := range names {
+		require.True(t, slices.ContainsFunc(functions(t), func(f *ast.FuncDecl) bool { return f.Name.Name == name[1] }), name[1])
+	}
 }
