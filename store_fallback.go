@@ -31,7 +31,7 @@ import (
 //
 // Errors about the call or its key ([ErrArgument], [ErrForeignState]) are returned as they are, and so is any
 // error once the caller's context has ended. They are no failures, and neither is [context.Canceled]: clients
-// that hang up cannot open the breaker. What a [RedisStore] refuses from memory ([SourceDenyCache]) is no success:
+// that hang up cannot open the breaker. What a [RedisStore] decides from memory ([SourceDenyCache], [SourceLease]) is no success:
 // it says nothing about Redis. A panic passes through, and counts as a failure.
 //
 // # The bound
@@ -317,7 +317,7 @@ func (s *FallbackStore) try(ctx context.Context, limits []Limit, ask askStore) (
 	defer func() { s.report(probe, began, verdict) }()
 	result, err = ask(s.primary, limits)
 	switch {
-	case err == nil && result.Source == SourceDenyCache: // Redis was not asked: it may be down.
+	case err == nil && (result.Source == SourceDenyCache || result.Source == SourceLease): // Redis was not asked: it may be down.
 		verdict = errNoVerdict
 		return result, true, nil
 	case err == nil:

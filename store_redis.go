@@ -9,6 +9,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/gin-ratelimit/ratelimit/internal/bucket"
+	"github.com/gin-ratelimit/ratelimit/internal/lease"
 	"github.com/gin-ratelimit/ratelimit/internal/script"
 )
 
@@ -28,6 +29,7 @@ type RedisStore struct {
 	script *script.Runner
 	denied *denyCache
 	limits limitsMemo[*script.Limits]
+	leases *lease.Book[Limit] // nil without WithLease
 	prefix string
 	budget time.Duration
 }
@@ -39,6 +41,7 @@ type redisConfig struct {
 	prefix  string
 	timeout time.Duration
 	denials int
+	lease   *time.Duration
 }
 
 // WithKeyPrefix sets what every key in Redis begins with. Default: "ratelimit:". A hash tag in it
@@ -83,16 +86,18 @@ func NewRedisStore(client redis.UniversalClient, opts ...RedisOption) (*RedisSto
 		errs = append(errs, fmt.Errorf("ratelimit: WithDenyCache(%d): must be from 0, which turns it off, to %d", config.denials, 1<<24))
 	}
 	client, err := withBudget(client, config.timeout)
-	if err := errors.Join(append(errs, err)...); err != nil {
+	if err := errors.Join(append(errs, checkLease(config.lease), err)...); err != nil {
 		return nil, err
 	}
-	return &RedisStore{
+	s := &RedisStore{
 		client: client,
 		script: script.New(client, script.Config{Prefix: config.prefix, Budget: config.timeout}),
 		denied: newDenyCache(config.denials),
 		prefix: config.prefix,
 		budget: config.timeout,
-	}, nil
+	}
+	s.leases = s.newLeases(config.lease)
+	return s, nil
 }
 
 // withBudget returns client, or one on the same connections, that gives up when a call's context does.
@@ -138,6 +143,11 @@ func withBudget(client redis.UniversalClient, budget time.Duration) (redis.Unive
 
 // Take implements [Store].
 func (s *RedisStore) Take(ctx context.Context, key string, take Take) (Result, error) {
+	if s.leases != nil && take.N > 0 && take.plain() {
+		if r, ok, err := s.takeLeased(key, &take); ok {
+			return r, err
+		}
+	}
 	c, err := take.change()
 	if err != nil {
 		return Result{}, err
@@ -149,6 +159,9 @@ func (s *RedisStore) Take(ctx context.Context, key string, take Take) (Result, e
 	scales, o, err := s.change(ctx, key, &c, take.Limits)
 	if err != nil {
 		return Result{}, err
+	}
+	if take.N == 0 {
+		s.lessHeld(key, scales, o.Deficits)
 	}
 	r := resultOf(&c, SourceRedis, take.Limits, scales, &o)
 	if !o.Allowed {
@@ -167,11 +180,22 @@ func (s *RedisStore) Adjust(ctx context.Context, key string, change Adjustment) 
 	if err != nil {
 		return Result{}, err
 	}
-	scales, o, err := s.change(ctx, key, &c, change.Limits)
+	rest := c
+	if s.leases != nil && c.N > 0 {
+		var r Result
+		if r, rest.N, err = s.adjustLease(key, &change, &c); rest.N == 0 || err != nil {
+			return r, err
+		}
+	}
+	scales, o, err := s.change(ctx, key, &rest, change.Limits)
 	if err != nil {
 		return Result{}, err
 	}
 	s.denied.forget(key)
+	if s.leases != nil {
+		s.leases.Doubt(key)
+		s.lessHeld(key, scales, o.Deficits)
+	}
 	r := resultOf(&c, SourceRedis, change.Limits, scales, &o)
 	if change.Receipt.took() {
 		r.Receipt = change.Receipt.after(&c, scales)
@@ -192,11 +216,16 @@ func (s *RedisStore) Look(ctx context.Context, key string, limits []Limit) (Usag
 	if err != nil {
 		return Usage{}, s.redisError(key, err)
 	}
+	s.lookThroughLease(key, &state)
 	return usageOf(SourceRedis, state, limits, late), nil
 }
 
 // Reset implements [Store].
 func (s *RedisStore) Reset(ctx context.Context, key string) (found bool, err error) {
+	if s.leases != nil {
+		s.leases.Forget(key)
+		defer s.leases.Forget(key) // Or what was withdrawn before the reset is spent after it.
+	}
 	found, err = s.script.Reset(ctx, key)
 	s.denied.forget(key)
 	return found, s.redisError(key, err)

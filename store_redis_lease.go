@@ -1,0 +1,161 @@
+package ratelimit
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/gin-ratelimit/ratelimit/internal/bucket"
+	"github.com/gin-ratelimit/ratelimit/internal/lease"
+)
+
+// WithLease lets this process withdraw tokens of busy keys from Redis in blocks, and spend them from memory: a take of a
+// leased key costs about what it costs from a [MemoryStore]. A block is what this process spends in a period, and at most
+// a sixteenth of the bucket. period is from 1 ms to 1 s, and at least four round trips to Redis: 10 ms where Redis is in
+// the same zone, 500 ms for another region. Default: no leases.
+//
+// The bound is that without leases: in any time t, all processes together admit at most the capacity plus what refills in
+// t. A token on lease is void as soon as the bucket in Redis has refilled over it, so crashes and lost replies change
+// nothing, and processes with and without leases can share buckets. What is published as an exception is:
+//
+//   - tokens that requests give back (see [Settle]) within t or in the second before may be taken again in t;
+//   - a Reset, an Adjust or a changed limit by another process is heeded within a second; one through this store at once;
+//   - Redis that has lost its data has full buckets, as without leases;
+//   - a machine that was suspended spends what it held, once.
+//
+// Leased are keys with at least 200 takes a second in this process; up to 1,024 of them, in about 0.5 MB. Other keys go
+// the usual way, and so do takes with [WithMaxWait] or [WithBan], those of more than the capacity, and limits that refill
+// in less than 32 periods. [Check] warns of limiters whose takes are never leased.
+//
+// A take that finds the lease used up waits for the call that renews it, up to [WithTimeout]. [Result].Source is
+// [SourceLease] if no call was needed. RetryAfter may be longer than without leases, by up to one and a half periods.
+func WithLease(period time.Duration) RedisOption {
+	return func(c *redisConfig) { c.lease = &period }
+}
+
+// LeaseStats is what the leases of a store have done so far, in tokens of each key's first limit. Leased is Spent plus
+// Void plus what is on lease now.
+type LeaseStats struct {
+	Calls  int64 // to Redis
+	Leased int64 // withdrawn from Redis
+	Spent  int64 // by takes, less what was given back to the lease
+	Void   int64 // came back to the bucket unspent
+}
+
+// LeaseStats returns what the leases of this store have done so far: nothing without [WithLease].
+func (s *RedisStore) LeaseStats() LeaseStats {
+	if s.leases == nil {
+		return LeaseStats{}
+	}
+	return LeaseStats(s.leases.Stats())
+}
+
+// newLeases returns the leases of a store, nil if it is to have none.
+func (s *RedisStore) newLeases(period *time.Duration) *lease.Book[Limit] {
+	if period == nil {
+		return nil
+	}
+	return lease.New(lease.Config[Limit]{
+		Period: *period,
+		Budget: s.budget,
+		Scales: func(limits []Limit) ([]bucket.Scale, error) { return appendScales(nil, limits) },
+		Lend: func(key string, limits []Limit, asks []bucket.Ask) (bucket.Outcome, []int64, error) {
+			l, err := s.limits.of(limits, newScriptLimits)
+			if err != nil {
+				return bucket.Outcome{}, nil, err
+			}
+			return s.script.Lend(context.Background(), key, l, asks) // For many takes, so of no request.
+		},
+	})
+}
+
+func checkLease(period *time.Duration) error {
+	if period != nil && (*period < time.Millisecond || *period > time.Second) {
+		return fmt.Errorf("ratelimit: WithLease(%v): must be from 1ms to 1s, for example 10*time.Millisecond", *period)
+	}
+	return nil
+}
+
+// takeLeased is Take from a lease, and is not ok if the key has none.
+func (s *RedisStore) takeLeased(key string, take *Take) (r Result, ok bool, err error) {
+	var room [2 * inWords]int64
+	n := len(take.Limits)
+	deficits, places := room[:0], room[:0]
+	if n <= inWords {
+		deficits, places = room[:n], room[inWords:inWords+n]
+	} else {
+		deficits, places = make([]int64, n), make([]int64, n)
+	}
+	a, ok, err := s.leases.Take(key, take.Limits, int64(take.N), deficits, places)
+	if !ok || err != nil {
+		return Result{}, ok, s.redisError(key, err)
+	}
+	source := SourceLease
+	if a.Asked {
+		source = SourceRedis
+	}
+	c := bucket.Change{N: int64(take.N)}
+	o := bucket.Outcome{Allowed: a.Allowed, Deficits: deficits, At: a.At}
+	r = resultOf(&c, source, take.Limits, a.Scales, &o)
+	if a.Allowed {
+		r.Receipt.sign(SourceLease, a.At, false)
+		r.Receipt.set(places)
+	} else {
+		// Until Redis is asked again, nothing is admitted, whatever has refilled there.
+		r.RetryAfter = max(r.RetryAfter, ticksToDuration(a.Void))
+		r.ResetAfter = max(r.ResetAfter, r.RetryAfter)
+		r.Remaining = min(r.Remaining, take.N-1)
+	}
+	return r, true, nil
+}
+
+// adjustLease is Adjust by as many tokens as the lease of the key has to do with, and returns how many are left.
+func (s *RedisStore) adjustLease(key string, change *Adjustment, c *bucket.Change) (r Result, left int64, err error) {
+	l, err := s.limits.of(change.Limits, newScriptLimits)
+	if err != nil {
+		return Result{}, c.N, err
+	}
+	left = c.N
+	deficits := make([]int64, len(change.Limits))
+	switch {
+	case c.Debt:
+		left -= s.leases.Charge(key, change.Limits, c.N, deficits)
+	case change.Receipt.Source() == SourceLease && s.leases.GiveBack(key, change.Limits, c.N, c.Back.At, c.Back.Deficits, deficits):
+		left = 0
+	}
+	if left > 0 {
+		return Result{}, left, nil
+	}
+	r = resultOf(c, SourceLease, change.Limits, l.Scales, &bucket.Outcome{Allowed: true, Deficits: deficits})
+	if change.Receipt.took() {
+		r.Receipt = change.Receipt.after(c, l.Scales)
+	}
+	return r, 0, nil
+}
+
+// lessHeld subtracts from deficits what is on lease here: it is withdrawn, and nobody has used it.
+func (s *RedisStore) lessHeld(key string, scales []bucket.Scale, deficits []int64) {
+	if s.leases == nil {
+		return
+	}
+	held := make([]int64, len(scales))
+	s.leases.Held(key, scales, held)
+	for i := range deficits {
+		deficits[i] = max(0, deficits[i]-held[i])
+	}
+}
+
+// lookThroughLease is lessHeld for a state.
+func (s *RedisStore) lookThroughLease(key string, state *bucket.State) {
+	if s.leases == nil {
+		return
+	}
+	scales, deficits := make([]bucket.Scale, len(state.Levels)), make([]int64, len(state.Levels))
+	for i, l := range state.Levels {
+		scales[i], deficits[i] = l.Scale, l.Deficit
+	}
+	s.lessHeld(key, scales, deficits)
+	for i := range state.Levels {
+		state.Levels[i].Deficit = deficits[i]
+	}
+}
