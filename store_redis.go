@@ -142,12 +142,17 @@ func withBudget(client redis.UniversalClient, budget time.Duration) (redis.Unive
 }
 
 // Take implements [Store].
-func (s *RedisStore) Take(ctx context.Context, key string, take Take) (Result, error) {
+func (s *RedisStore) Take(ctx context.Context, key string, take Take) (r Result, err error) {
 	if s.leases != nil && take.N > 0 && take.plain() {
-		if r, ok, err := s.takeLeased(key, &take); ok {
+		if ok, err := s.takeLeased(&r, key, &take); ok {
 			return r, err
 		}
 	}
+	return s.takeFromRedis(ctx, key, take)
+}
+
+// takeFromRedis is Take the usual way.
+func (s *RedisStore) takeFromRedis(ctx context.Context, key string, take Take) (Result, error) {
 	c, err := take.change()
 	if err != nil {
 		return Result{}, err

@@ -76,37 +76,39 @@ func checkLease(period *time.Duration) error {
 	return nil
 }
 
-// takeLeased is Take from a lease, and is not ok if the key has none.
-func (s *RedisStore) takeLeased(key string, take *Take) (r Result, ok bool, err error) {
+// takeLeased is Take from a lease, and is not ok if the key has none. It writes to r, because a Result is large to be
+// passed around.
+func (s *RedisStore) takeLeased(r *Result, key string, take *Take) (ok bool, err error) {
 	var room [2 * inWords]int64
 	n := len(take.Limits)
-	deficits, places := room[:0], room[:0]
-	if n <= inWords {
-		deficits, places = room[:n], room[inWords:inWords+n]
-	} else {
+	deficits, places := room[:], room[inWords:]
+	if n > inWords {
 		deficits, places = make([]int64, n), make([]int64, n)
 	}
 	a, ok, err := s.leases.Take(key, take.Limits, int64(take.N), deficits, places)
 	if !ok || err != nil {
-		return Result{}, ok, s.redisError(key, err)
-	}
-	source := SourceLease
-	if a.Asked {
-		source = SourceRedis
+		return ok, s.redisError(key, err)
 	}
 	c := bucket.Change{N: int64(take.N)}
-	o := bucket.Outcome{Allowed: a.Allowed, Deficits: deficits, At: a.At}
-	r = resultOf(&c, source, take.Limits, a.Scales, &o)
+	if n == 1 { // As resultOf does it, at a third of the price.
+		r.describe(&c, a.Allowed, &take.Limits[0], &a.Scales[0], deficits[0], 0)
+	} else {
+		*r = resultOf(&c, SourceLease, take.Limits, a.Scales, &bucket.Outcome{Allowed: a.Allowed, Deficits: deficits[:n], At: a.At})
+	}
+	r.Source = SourceLease
+	if a.Asked {
+		r.Source = SourceRedis
+	}
 	if a.Allowed {
 		r.Receipt.sign(SourceLease, a.At, false)
-		r.Receipt.set(places)
-	} else {
-		// Until Redis is asked again, nothing is admitted, whatever has refilled there.
-		r.RetryAfter = max(r.RetryAfter, ticksToDuration(a.Void))
-		r.ResetAfter = max(r.ResetAfter, r.RetryAfter)
-		r.Remaining = min(r.Remaining, take.N-1)
+		r.Receipt.set(places[:n])
+		return true, nil
 	}
-	return r, true, nil
+	// Until Redis is asked again, nothing is admitted, whatever has refilled there.
+	r.RetryAfter = max(r.RetryAfter, ticksToDuration(a.Void))
+	r.ResetAfter = max(r.ResetAfter, r.RetryAfter)
+	r.Remaining = min(r.Remaining, take.N-1)
+	return true, nil
 }
 
 // adjustLease is Adjust by as many tokens as the lease of the key has to do with, and returns how many are left.

@@ -229,7 +229,7 @@ func randomHistory(t *testing.T, r *rand.Rand) (leased int) {
 	ends := b.began.Add(time.Duration(1+r.IntN(3)) * 700 * time.Millisecond)
 	var all sync.WaitGroup
 	for range 1 + r.IntN(5) {
-		rtt := time.Duration(r.IntN(1 << (4 + r.IntN(14)))) * time.Microsecond
+		rtt := time.Duration(r.IntN(1<<(4+r.IntN(14)))) * time.Microsecond
 		there := time.Duration(r.Int64N(int64(rtt) + 1))
 		loses, random := r.IntN(3) == 0, rand.New(rand.NewPCG(r.Uint64(), 2))
 		var mu sync.Mutex

@@ -13,7 +13,8 @@ import (
 
 // entry is what is known of one key: at first how often it is taken from, and once that is often its lease.
 type entry[T comparable] struct {
-	hash atomic.Uint64 // of the key; 0 for none
+	hash atomic.Uint64           // of the key; 0 for none
+	open atomic.Pointer[open[T]] // nil while the entry is locked, or there is nothing to spend without
 
 	mu     sync.Mutex
 	latest int64    // in nanoseconds on the clock of the book: time does not go back
@@ -26,6 +27,7 @@ type entry[T comparable] struct {
 	limits  []T
 	scales  []bucket.Scale
 	largest int64 // tokens that a take may ask for
+	period  time.Duration
 	tapes   []tape
 	one     [1]tape // room for the tape of one limit
 
@@ -80,7 +82,7 @@ func (e *entry[T]) leases(b *Book[T], hash uint64, key string, limits []T, n, no
 		return false // Another key has got the place meanwhile.
 	}
 	e.takes[0]++
-	if e.takes[0] < hot && e.takes[1] < hot || n <= 0 {
+	if !e.isHot() || n <= 0 {
 		return false
 	}
 	if !e.is(key, limits) {
@@ -92,12 +94,14 @@ func (e *entry[T]) leases(b *Book[T], hash uint64, key string, limits []T, n, no
 	return n <= e.largest
 }
 
+func (e *entry[T]) isHot() bool { return e.takes[0] >= hot || e.takes[1] >= hot }
+
 // begin makes an entry the lease of a key, or notes that its limits are too small.
 func (e *entry[T]) begin(b *Book[T], key string, limits []T, now int64) {
 	e.drop()
 	scales, err := b.config.Scales(limits)
 	e.key, e.limits, e.scales, e.used, e.audit = strings.Clone(key), slices.Clone(limits), scales, now, b.audit
-	e.largest = 0
+	e.largest, e.period = 0, b.config.Period
 	if err != nil || len(scales) == 0 {
 		return // The usual way has the same error.
 	}

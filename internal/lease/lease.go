@@ -99,42 +99,47 @@ func (b *Book[T]) Take(key string, limits []T, n int64, deficits, places []int64
 	now := int64(time.Since(b.base))
 	e := set.find(hash)
 	if e == nil {
-		set.notice(b, hash, now)
+		set.notice(hash, now)
 		return a, false, nil
 	}
-	e.mu.Lock()
-	now = e.advance(now)
-	if !e.leases(b, hash, key, limits, n, now) {
-		e.mu.Unlock()
-		return a, false, nil
+	if o := e.open.Load(); o != nil && o.key == key && slices.Equal(o.limits, limits) && o.spend(now, n, &a, deficits, places) {
+		return a, true, nil
 	}
-	if e.spend(now, n, notFresh) {
-		a.Allowed, a.Scales, a.At = true, e.scales, e.places(places)
-		e.show(now, deficits)
+	return b.takeLocked(e, hash, now, key, limits, n, deficits, places)
+}
+
+// takeLocked is Take where there is more to do than to spend.
+func (b *Book[T]) takeLocked(e *entry[T], hash uint64, now int64, key string, limits []T, n int64, deficits, places []int64) (a Answer, ok bool, err error) {
+	now = e.lock(now)
+	switch {
+	case !e.leases(b, hash, key, limits, n, now):
+		e.unlock()
+		return a, false, nil
+	case e.spend(now, n, notFresh):
+		a = Answer{Allowed: true, At: e.places(places)}
 		if !e.calling && now >= e.dry.until && e.isShort() {
 			b.renew(e)
 		}
-		e.mu.Unlock()
-		return a, true, nil
+	case e.isDry(now, n):
+		a.Void = e.dryTicks(now)
+	default:
+		w := &waiter{n: n, done: make(chan struct{}), deficits: make([]int64, len(limits)), places: make([]int64, len(limits))}
+		e.waiting = append(e.waiting, w)
+		if !e.calling {
+			b.renew(e)
+		}
+		e.unlock()
+		if err := b.wait(e, w); err != nil {
+			return a, true, err
+		}
+		copy(deficits, w.deficits)
+		copy(places, w.places)
+		return w.answer, true, w.err
 	}
-	if e.isDry(now, n) {
-		e.show(now, deficits)
-		a.Void, a.Scales = e.dryTicks(now), e.scales
-		e.mu.Unlock()
-		return a, true, nil
-	}
-	w := &waiter{n: n, done: make(chan struct{}), deficits: make([]int64, len(limits)), places: make([]int64, len(limits))}
-	e.waiting = append(e.waiting, w)
-	if !e.calling {
-		b.renew(e)
-	}
-	e.mu.Unlock()
-	if err := b.wait(e, w); err != nil {
-		return a, true, err
-	}
-	copy(deficits, w.deficits)
-	copy(places, w.places)
-	return w.answer, true, w.err
+	a.Scales = e.scales
+	e.show(now, deficits)
+	e.unlock()
+	return a, true, nil
 }
 
 // wait waits until a waiter is told what came of it, or its time is up.
@@ -146,8 +151,8 @@ func (b *Book[T]) wait(e *entry[T], w *waiter) error {
 		return nil
 	case <-timer.C:
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	e.lock(e.latest)
+	defer e.unlock()
 	select {
 	case <-w.done:
 		return nil
@@ -167,7 +172,7 @@ func (b *Book[T]) GiveBack(key string, limits []T, n, at int64, places, deficits
 	if e == nil {
 		return false
 	}
-	defer e.mu.Unlock()
+	defer e.unlock()
 	if !e.is(key, limits) || len(places) != len(e.tapes) {
 		return false
 	}
@@ -195,7 +200,7 @@ func (b *Book[T]) Charge(key string, limits []T, n int64, deficits []int64) (tak
 	if e == nil {
 		return 0
 	}
-	defer e.mu.Unlock()
+	defer e.unlock()
 	if !e.is(key, limits) {
 		return 0
 	}
@@ -218,7 +223,7 @@ func (b *Book[T]) Held(key string, scales []bucket.Scale, held []int64) {
 	if e == nil {
 		return
 	}
-	defer e.mu.Unlock()
+	defer e.unlock()
 	if e.key != key || !slices.Equal(e.scales, scales) {
 		return
 	}
@@ -231,7 +236,7 @@ func (b *Book[T]) Held(key string, scales []bucket.Scale, held []int64) {
 // bucket is being reset, and will hand out the same tokens again. Call it before and after.
 func (b *Book[T]) Forget(key string) {
 	if e, _ := b.lock(key); e != nil {
-		defer e.mu.Unlock()
+		defer e.unlock()
 		if e.key == key {
 			e.resets++
 			e.drop()
@@ -242,7 +247,7 @@ func (b *Book[T]) Forget(key string) {
 // Doubt drops a refusal that is remembered for a key, and one that is on its way: its shared bucket has got tokens back.
 func (b *Book[T]) Doubt(key string) {
 	if e, _ := b.lock(key); e != nil {
-		defer e.mu.Unlock()
+		defer e.unlock()
 		e.changes++
 		e.dry.until = 0
 	}
@@ -255,8 +260,7 @@ func (b *Book[T]) lock(key string) (*entry[T], int64) {
 	if e == nil {
 		return nil, 0
 	}
-	e.mu.Lock()
-	return e, e.advance(int64(time.Since(b.base)))
+	return e, e.lock(int64(time.Since(b.base)))
 }
 
 // renew has tokens withdrawn for an entry, beside the takes, with e.mu held. A goroutine does it that ends with the call:
@@ -264,19 +268,19 @@ func (b *Book[T]) lock(key string) (*entry[T], int64) {
 func (b *Book[T]) renew(e *entry[T]) {
 	e.calling = true
 	go func() {
-		e.mu.Lock()
-		defer e.mu.Unlock()
+		now := e.lock(int64(time.Since(b.base)))
+		defer e.unlock()
 		for again := true; again; again = len(e.waiting) > 0 {
-			c := e.ask(b.config.Period, e.advance(int64(time.Since(b.base))))
+			c := e.ask(b.config.Period, now)
 			if !c.asks() {
 				e.waiting = e.serve(c.sent, c.passengers, notFresh)
 				continue // Tokens were given back meanwhile.
 			}
 			key, limits := e.key, e.limits
-			e.mu.Unlock()
+			e.unlock()
 			o, grants, err := b.config.Lend(key, limits, c.wants)
-			e.mu.Lock()
-			e.settle(b.config.Period, e.advance(int64(time.Since(b.base))), &c, &o, grants, err)
+			now = e.lock(int64(time.Since(b.base)))
+			e.settle(b.config.Period, now, &c, &o, grants, err)
 		}
 		e.calling = false
 	}()
@@ -299,38 +303,39 @@ func (s *set[T]) find(hash uint64) *entry[T] {
 }
 
 // notice counts a take of a key that has no place, and gives it one where another has had no takes for long. Otherwise
-// it makes the least busy one of those that are not leased lose a take (Misra and Gries, "Finding repeated elements"), so
-// that a flood of keys cannot keep a hot one out.
-func (s *set[T]) notice(b *Book[T], hash uint64, now int64) {
+// it makes the least busy one lose a take (Misra and Gries, "Finding repeated elements", 1982), so that a flood of keys
+// cannot keep a hot one out. Those that are leased keep their places.
+func (s *set[T]) notice(hash uint64, now int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var least *entry[T]
-	fewest := int64(0)
+	var least *entry[T] // locked
 	for i := range s.entries {
 		e := &s.entries[i]
-		e.mu.Lock()
 		if e.hash.Load() == hash {
-			e.mu.Unlock()
-			return // Another take was faster.
+			break // Another take was faster.
 		}
-		e.advance(now)
-		if busy := e.takes[0] + e.takes[1]; !e.calling && (least == nil || busy < fewest) {
-			least, fewest = e, busy
+		if e.isLeased(time.Duration(now)) {
+			continue
 		}
-		e.mu.Unlock()
+		e.lock(now)
+		if e.calling || e.isHot() || least != nil && least.takes[0]+least.takes[1] <= e.takes[0]+e.takes[1] {
+			e.unlock()
+			continue
+		}
+		if least != nil {
+			least.unlock()
+		}
+		least = e
 	}
 	if least == nil {
 		return
 	}
-	least.mu.Lock()
-	defer least.mu.Unlock()
+	defer least.unlock()
 	switch {
-	case least.calling || least.takes[0] >= hot || least.takes[1] >= hot:
-	case least.takes[0]+least.takes[1] > 0:
-		least.takes[1] = max(0, least.takes[1]-1)
-		if least.takes[1] == 0 {
-			least.takes[0] = max(0, least.takes[0]-1)
-		}
+	case least.takes[1] > 0:
+		least.takes[1]--
+	case least.takes[0] > 0:
+		least.takes[0]--
 	default:
 		least.drop()
 		s.past.add(least.total())
@@ -357,10 +362,9 @@ func (b *Book[T]) Stats() Stats {
 		sum.add(s.past)
 		for j := range s.entries {
 			e := &s.entries[j]
-			e.mu.Lock()
-			e.advance(int64(time.Since(b.base)))
+			e.lock(int64(time.Since(b.base)))
 			sum.add(e.total())
-			e.mu.Unlock()
+			e.unlock()
 		}
 		s.mu.Unlock()
 	}

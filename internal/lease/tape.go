@@ -26,22 +26,30 @@ type segment struct {
 
 // refilled is how far the shared bucket may have refilled over a segment.
 func (g *segment) refilled(s *bucket.Scale, now int64) int64 {
-	elapsed := now - g.sent
+	return refilledAfter(s, now-g.sent)
+}
+
+// refilledAfter is the most that refills in so many nanoseconds by this process's clock.
+func refilledAfter(s *bucket.Scale, elapsed int64) int64 {
 	elapsed += elapsed >> 10 // Clocks differ, in what they call a second, by much less than 1/1024.
 	return s.RefillIn(elapsed/1000 + 1)
 }
 
 // expire makes void what the shared bucket has refilled over, and returns how many units that were.
 func (g *segment) expire(s *bucket.Scale, now int64) int64 {
-	end := g.end
-	if now-g.sent < int64(oldest) {
-		end = min(g.end, g.refilled(s, now))
+	if now-g.sent >= int64(oldest) {
+		return g.advance(g.end)
 	}
-	if end <= g.pos {
+	return g.advance(g.refilled(s, now))
+}
+
+// advance makes void what is unspent up to a position, and returns how many units that were.
+func (g *segment) advance(to int64) int64 {
+	void := min(to, g.end) - g.pos
+	if void <= 0 {
 		return 0
 	}
-	void := end - g.pos
-	g.pos = end
+	g.pos += void
 	return void
 }
 
