@@ -79,6 +79,14 @@ func checkLease(period *time.Duration) error {
 // takeLeased is Take from a lease, and is not ok if the key has none. It writes to r, because a Result is large to be
 // passed around.
 func (s *RedisStore) takeLeased(r *Result, key string, take *Take) (ok bool, err error) {
+	c := bucket.Change{N: int64(take.N)}
+	if scale, at, place, deficit := s.leases.Spend(key, take.Limits, c.N); scale != nil {
+		r.describe(&c, true, &take.Limits[0], scale, deficit, 0)
+		r.Source = SourceLease
+		r.Receipt.sign(SourceLease, at, false)
+		r.Receipt.set([]int64{place})
+		return true, nil
+	}
 	var room [2 * inWords]int64
 	n := len(take.Limits)
 	deficits, places := room[:], room[inWords:]
@@ -89,16 +97,11 @@ func (s *RedisStore) takeLeased(r *Result, key string, take *Take) (ok bool, err
 	if !ok || err != nil {
 		return ok, s.redisError(key, err)
 	}
-	c := bucket.Change{N: int64(take.N)}
-	if n == 1 { // As resultOf does it, at a third of the price.
-		r.describe(&c, a.Allowed, &take.Limits[0], &a.Scales[0], deficits[0], 0)
-	} else {
-		*r = resultOf(&c, SourceLease, take.Limits, a.Scales, &bucket.Outcome{Allowed: a.Allowed, Deficits: deficits[:n], At: a.At})
-	}
-	r.Source = SourceLease
+	source := SourceLease
 	if a.Asked {
-		r.Source = SourceRedis
+		source = SourceRedis
 	}
+	*r = resultOf(&c, source, take.Limits, a.Scales, &bucket.Outcome{Allowed: a.Allowed, Deficits: deficits[:n], At: a.At})
 	if a.Allowed {
 		r.Receipt.sign(SourceLease, a.At, false)
 		r.Receipt.set(places[:n])

@@ -188,6 +188,9 @@ func rate(capacity, tokens int64, per time.Duration) bucket.Scale {
 // taker takes from a book, or where that has no lease from the bank.
 func (b *bank) taker(book *Book[bucket.Scale], n int64) (allowed bool, a Answer, places []int64, err error) {
 	deficits, places := make([]int64, len(b.scales)), make([]int64, len(b.scales))
+	if s, at, place, _ := book.Spend("key", b.scales, n); s != nil {
+		return true, Answer{Allowed: true, At: at, Scales: b.scales}, []int64{place}, nil
+	}
 	a, ok, err := book.Take("key", b.scales, n, deficits, places)
 	if !ok {
 		return b.take(n), a, nil, nil

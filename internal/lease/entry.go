@@ -175,9 +175,9 @@ func (e *entry[T]) spend(now, n, fresh int64) bool {
 }
 
 // isShort reports whether the lease is to be renewed.
-func (e *entry[T]) isShort() bool {
+func (e *entry[T]) isShort(now int64) bool {
 	for i := range e.tapes {
-		if e.tapes[i].rest < e.tapes[i].enough {
+		if t := &e.tapes[i]; t.rest < t.enough || now >= t.stale {
 			return true
 		}
 	}
@@ -211,6 +211,7 @@ func (e *entry[T]) places(places []int64) (at int64) {
 // call is a call under way.
 type call struct {
 	sent            int64
+	ahead           int64 // by how many nanoseconds the next one should be sooner than the tokens of this one are void
 	wants           []bucket.Ask
 	passengers      []*waiter // the takes that waited when it was sent
 	resets, changes uint64
@@ -235,6 +236,8 @@ func (e *entry[T]) ask(period time.Duration, now int64) call {
 	// The rate of the last second: all of this one, and of the one before the part that is not yet a second ago.
 	rate := float64(e.spent[0]) + float64(e.spent[1])*(1-float64(now%int64(time.Second))/float64(time.Second))
 	block := int64(rate*period.Seconds()) + 1
+	between := float64(time.Second) / (rate + 1)
+	c.ahead = max(e.roundTrip*3/2, int64(period)/4, int64(3*between/2))
 	bridge := int64(rate * 1.5 * float64(e.roundTrip) / float64(time.Second))
 	for i := range c.wants {
 		s, t, ask := &e.scales[i], &e.tapes[i], &c.wants[i]
@@ -243,8 +246,8 @@ func (e *entry[T]) ask(period time.Duration, now int64) call {
 		enough := max(block/4, bridge)
 		t.enough = enough * s.Token
 		ask.Need = max(0, (first*s.Token-left+s.Token-1)/s.Token)
-		if whole := left / s.Token; ask.Need > 0 || whole < all+enough {
-			ask.Want = min(s.Capacity, max(ask.Need, all+block-whole))
+		if whole := left / s.Token; ask.Need > 0 || whole < all+enough || now >= t.stale {
+			ask.Want = min(s.Capacity, max(1, ask.Need, all+block-whole))
 			ask.Floor = min(2*s.RefillIn(int64(period/time.Microsecond)), s.Size()/mostOfBucket)
 		}
 	}
@@ -275,6 +278,7 @@ func (e *entry[T]) settle(period time.Duration, now int64, c *call, o *bucket.Ou
 		if units := grants[i] * s.Token; units > 0 {
 			t.add(segment{at: o.At, sent: c.sent, start: t.deficit - units, pos: t.deficit - units, end: t.deficit})
 		}
+		t.goesStale(s, c.ahead)
 		dry = dry || grants[i] < c.wants[i].Want
 		short := bucket.Change{N: max(1, c.wants[i].Need)}
 		if c.wants[i].Want > 0 {

@@ -88,9 +88,23 @@ type Answer struct {
 	Scales  []bucket.Scale
 }
 
+// Spend takes n tokens from the lease of a key with one limit, if that needs nothing but to take them. Otherwise it
+// returns no scale, and Take is to be asked, which says what the numbers are.
+func (b *Book[T]) Spend(key string, limits []T, n int64) (s *bucket.Scale, at, place, deficit int64) {
+	hash := maphash.String(b.seed, key) | 1
+	if e := b.sets[hash>>1%sets].find(hash); e != nil {
+		if o := e.open.Load(); o != nil && o.key == key && slices.Equal(o.limits, limits) {
+			if place, deficit, ok := o.spend(int64(time.Since(b.base)), n); ok {
+				return &o.scales[0], o.at, place, deficit
+			}
+		}
+	}
+	return nil, 0, 0, 0
+}
+
 // Take takes n tokens of every limit from the lease of a key, and is not ok if the key has none, because it is not hot or
-// its limits are too small. It writes to deficits what each limit's shared bucket lacks, less what is held here unspent,
-// and, if it is allowed, to places the ends of the pieces that were taken, in units after PerTick times At.
+// its limits are too small. It writes to deficits what each limit's shared bucket lacks, less what is on lease here, and, if
+// it is allowed, to places the ends of the pieces that were taken, in units after PerTick times At.
 //
 // The error is that of the call on which the take has waited.
 func (b *Book[T]) Take(key string, limits []T, n int64, deficits, places []int64) (a Answer, ok bool, err error) {
@@ -102,14 +116,6 @@ func (b *Book[T]) Take(key string, limits []T, n int64, deficits, places []int64
 		set.notice(hash, now)
 		return a, false, nil
 	}
-	if o := e.open.Load(); o != nil && o.key == key && slices.Equal(o.limits, limits) && o.spend(now, n, &a, deficits, places) {
-		return a, true, nil
-	}
-	return b.takeLocked(e, hash, now, key, limits, n, deficits, places)
-}
-
-// takeLocked is Take where there is more to do than to spend.
-func (b *Book[T]) takeLocked(e *entry[T], hash uint64, now int64, key string, limits []T, n int64, deficits, places []int64) (a Answer, ok bool, err error) {
 	now = e.lock(now)
 	switch {
 	case !e.leases(b, hash, key, limits, n, now):
@@ -117,7 +123,7 @@ func (b *Book[T]) takeLocked(e *entry[T], hash uint64, now int64, key string, li
 		return a, false, nil
 	case e.spend(now, n, notFresh):
 		a = Answer{Allowed: true, At: e.places(places)}
-		if !e.calling && now >= e.dry.until && e.isShort() {
+		if !e.calling && now >= e.dry.until && e.isShort(now) {
 			b.renew(e)
 		}
 	case e.isDry(now, n):

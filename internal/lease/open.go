@@ -33,31 +33,30 @@ type open[T comparable] struct {
 // closed is a pos from which nothing can be taken.
 const closed = math.MaxInt64
 
-// spend takes n tokens, if nothing speaks against it.
-func (o *open[T]) spend(now, n int64, a *Answer, deficits, places []int64) bool {
+// spend takes n tokens, if nothing speaks against it. It returns where the piece ends, and what the shared bucket lacks,
+// less what is on lease here.
+func (o *open[T]) spend(now, n int64) (place, deficit int64, ok bool) {
 	s := &o.scales[0]
 	// A clock that was read before the segment came stands for the moment at which it was granted: the take was already
 	// under way then.
 	elapsed := max(0, now-o.sent)
 	if elapsed >= int64(oldest) || now >= o.until || n <= 0 || n > o.most {
-		return false
+		return 0, 0, false
 	}
 	refilled, cost := refilledAfter(s, elapsed), n*s.Token
 	for {
 		pos := o.pos.Load()
 		if pos < refilled || pos > o.end-cost {
-			return false
+			return 0, 0, false
 		}
-		if o.pos.CompareAndSwap(pos, pos+cost) {
-			pos += cost
-			if o.audit != nil {
-				o.audit(0, o.at, pos-cost, pos, false)
-			}
-			a.Allowed, a.Scales, a.At = true, o.scales, o.at
-			places[0] = pos
-			deficits[0] = max(0, s.Refill(o.deficit, (now-o.seen)/1000)-(o.rest-(pos-o.began)))
-			return true
+		if !o.pos.CompareAndSwap(pos, pos+cost) {
+			continue
 		}
+		pos += cost
+		if o.audit != nil {
+			o.audit(0, o.at, pos-cost, pos, false)
+		}
+		return pos, max(0, s.Refill(o.deficit, (now-o.seen)/1000)-(o.rest-(pos-o.began))), true
 	}
 }
 
@@ -106,6 +105,7 @@ func (e *entry[T]) unlock() {
 	case e.latest < e.dry.until:
 		until = e.dry.until
 	default:
+		until = t.stale
 		end = min(end, g.end-max(0, t.enough-(rest-(g.end-g.pos))))
 	}
 	if end-g.pos < s.Token {

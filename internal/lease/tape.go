@@ -1,6 +1,10 @@
 package lease
 
-import "github.com/gin-ratelimit/ratelimit/internal/bucket"
+import (
+	"math"
+
+	"github.com/gin-ratelimit/ratelimit/internal/bucket"
+)
 
 // tape is what is on lease of one limit of a key, and what is known of its shared bucket.
 type tape struct {
@@ -8,6 +12,7 @@ type tape struct {
 	count    int
 	rest     int64 // units that were left when that was last asked for
 	enough   int64 // units below which the lease is renewed
+	stale    int64 // when it is renewed anyway, before the bucket has refilled over it
 	void     int64 // units that have come to nothing
 
 	lastAt, lastPos int64 // the latest piece that was taken: where it ends, after PerTick times lastAt
@@ -99,6 +104,16 @@ func (t *tape) add(g segment) {
 	}
 	t.segments[t.count] = g
 	t.count++
+}
+
+// goesStale notes when the newest grant is to be renewed, so that the next is there in time.
+func (t *tape) goesStale(s *bucket.Scale, ahead int64) {
+	t.stale = math.MaxInt64
+	if t.count > 0 {
+		g := &t.segments[t.count-1]
+		lasts := min(g.end/s.PerTick, int64(oldest)/1000) * 1000
+		t.stale = g.sent + lasts - lasts>>10 - ahead
+	}
 }
 
 // drop drops all there is.
