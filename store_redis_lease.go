@@ -71,7 +71,7 @@ func (s *RedisStore) newLeases(period *time.Duration) *lease.Book[Limit] {
 
 func checkLease(period *time.Duration) error {
 	if period != nil && (*period < time.Millisecond || *period > time.Second) {
-		return fmt.Errorf("ratelimit: WithLease(%v): must be from 1ms to 1s, for example 10*time.Millisecond", *period)
+		return fmt.Errorf("ratelimit: WithLease(%v): must be from 1ms to 1s, for example 10ms", *period)
 	}
 	return nil
 }

@@ -157,7 +157,7 @@ func (b *Book[T]) wait(e *entry[T], w *waiter) error {
 		return nil
 	case <-timer.C:
 	}
-	e.lock(e.latest)
+	e.lock(0)
 	defer e.unlock()
 	select {
 	case <-w.done:
