@@ -259,6 +259,14 @@ func (s *FallbackStore) check(ctx context.Context) []Warning {
 	return warnings
 }
 
+// leases implements leaser: it has those of its primary.
+func (s *FallbackStore) leases() (period time.Duration, ok bool) {
+	if l, ok := s.primary.(leaser); ok {
+		return l.leases()
+	}
+	return 0, false
+}
+
 // decide has the primary decide about n tokens, and, where it cannot, the fallback. ask makes the call.
 func (s *FallbackStore) decide(ctx context.Context, n int, limits []Limit, ask askStore) (Result, error) {
 	result, decided, cause := s.try(ctx, limits, ask)

@@ -29,7 +29,7 @@ type RedisStore struct {
 	script *script.Runner
 	denied *denyCache
 	limits limitsMemo[*script.Limits]
-	leases *lease.Book[Limit] // nil without WithLease
+	lease  *lease.Book[Limit] // nil without WithLease
 	prefix string
 	budget time.Duration
 }
@@ -96,7 +96,7 @@ func NewRedisStore(client redis.UniversalClient, opts ...RedisOption) (*RedisSto
 		prefix: config.prefix,
 		budget: config.timeout,
 	}
-	s.leases = s.newLeases(config.lease)
+	s.lease = s.newLease(config.lease)
 	return s, nil
 }
 
@@ -143,7 +143,7 @@ func withBudget(client redis.UniversalClient, budget time.Duration) (redis.Unive
 
 // Take implements [Store].
 func (s *RedisStore) Take(ctx context.Context, key string, take Take) (r Result, err error) {
-	if s.leases != nil && take.N > 0 && take.plain() {
+	if s.lease != nil && take.N > 0 && take.plain() {
 		if ok, err := s.takeLeased(&r, key, &take); ok {
 			return r, err
 		}
@@ -186,7 +186,7 @@ func (s *RedisStore) Adjust(ctx context.Context, key string, change Adjustment) 
 		return Result{}, err
 	}
 	rest := c
-	if s.leases != nil && c.N > 0 {
+	if s.lease != nil && c.N > 0 {
 		var r Result
 		if r, rest.N, err = s.adjustLease(key, &change, &c); rest.N == 0 || err != nil {
 			return r, err
@@ -197,8 +197,8 @@ func (s *RedisStore) Adjust(ctx context.Context, key string, change Adjustment) 
 		return Result{}, err
 	}
 	s.denied.forget(key)
-	if s.leases != nil {
-		s.leases.Doubt(key)
+	if s.lease != nil {
+		s.lease.Doubt(key)
 		s.lessHeld(key, scales, o.Deficits)
 	}
 	r := resultOf(&c, SourceRedis, change.Limits, scales, &o)
@@ -227,9 +227,9 @@ func (s *RedisStore) Look(ctx context.Context, key string, limits []Limit) (Usag
 
 // Reset implements [Store].
 func (s *RedisStore) Reset(ctx context.Context, key string) (found bool, err error) {
-	if s.leases != nil {
-		s.leases.Forget(key)
-		defer s.leases.Forget(key) // Or what was withdrawn before the reset is spent after it.
+	if s.lease != nil {
+		s.lease.Forget(key)
+		defer s.lease.Forget(key) // Or what was withdrawn before the reset is spent after it.
 	}
 	found, err = s.script.Reset(ctx, key)
 	s.denied.forget(key)
@@ -330,6 +330,10 @@ func (s *RedisStore) checkServer(subject string, server *script.Server) (warning
 	if server.Eviction != "" && server.Eviction != "noeviction" {
 		warn(WarnEviction, "maxmemory-policy is "+server.Eviction+": when memory is short Redis drops buckets, and a bucket that is dropped is full again",
 			"set maxmemory-policy noeviction, or keep the buckets in a Redis of their own")
+	}
+	if period, ok := s.leases(); ok && period < 4*server.RoundTrip {
+		warn(WarnLeasePeriod, fmt.Sprintf("a call to %s takes %v, and a lease is to last %v: it is used up before the next is there", server.Addr, server.RoundTrip.Round(10*time.Microsecond), period),
+			fmt.Sprintf("WithLease(%v) or more", min(time.Second, (4*server.RoundTrip+time.Millisecond).Truncate(time.Millisecond))))
 	}
 	if rtt := server.RoundTrip.Round(time.Millisecond); rtt > s.budget*3/4 {
 		warn(WarnBudget, fmt.Sprintf("a round trip to %s takes %v, and a take may take %v: under load takes will fail for want of time", server.Addr, rtt, s.budget),

@@ -33,25 +33,26 @@ func WithLease(period time.Duration) RedisOption {
 	return func(c *redisConfig) { c.lease = &period }
 }
 
-// LeaseStats is what the leases of a store have done so far, in tokens of each key's first limit. Leased is Spent plus
-// Void plus what is on lease now.
+// LeaseStats is what the leases of a store have done so far, in tokens of each key's first limit. What is on lease now is
+// Leased + GivenBack - Spent - Void, up to parts of tokens.
 type LeaseStats struct {
-	Calls  int64 // to Redis
-	Leased int64 // withdrawn from Redis
-	Spent  int64 // by takes, less what was given back to the lease
-	Void   int64 // came back to the bucket unspent
+	Calls     int64 // to Redis
+	Leased    int64 // withdrawn from Redis
+	Spent     int64 // by takes
+	GivenBack int64 // by takes, to the lease; what they give back to Redis is not counted here
+	Void      int64 // came back to the bucket unspent
 }
 
 // LeaseStats returns what the leases of this store have done so far: nothing without [WithLease].
 func (s *RedisStore) LeaseStats() LeaseStats {
-	if s.leases == nil {
+	if s.lease == nil {
 		return LeaseStats{}
 	}
-	return LeaseStats(s.leases.Stats())
+	return LeaseStats(s.lease.Stats())
 }
 
-// newLeases returns the leases of a store, nil if it is to have none.
-func (s *RedisStore) newLeases(period *time.Duration) *lease.Book[Limit] {
+// newLease returns the leases of a store, nil if it is to have none.
+func (s *RedisStore) newLease(period *time.Duration) *lease.Book[Limit] {
 	if period == nil {
 		return nil
 	}
@@ -80,7 +81,7 @@ func checkLease(period *time.Duration) error {
 // passed around.
 func (s *RedisStore) takeLeased(r *Result, key string, take *Take) (ok bool, err error) {
 	c := bucket.Change{N: int64(take.N)}
-	if scale, at, place, deficit := s.leases.Spend(key, take.Limits, c.N); scale != nil {
+	if scale, at, place, deficit := s.lease.Spend(key, take.Limits, c.N); scale != nil {
 		r.describe(&c, true, &take.Limits[0], scale, deficit, 0)
 		r.Source = SourceLease
 		r.Receipt.sign(SourceLease, at, false)
@@ -93,7 +94,7 @@ func (s *RedisStore) takeLeased(r *Result, key string, take *Take) (ok bool, err
 	if n > inWords {
 		deficits, places = make([]int64, n), make([]int64, n)
 	}
-	a, ok, err := s.leases.Take(key, take.Limits, int64(take.N), deficits, places)
+	a, ok, err := s.lease.Take(key, take.Limits, int64(take.N), deficits, places)
 	if !ok || err != nil {
 		return ok, s.redisError(key, err)
 	}
@@ -124,8 +125,8 @@ func (s *RedisStore) adjustLease(key string, change *Adjustment, c *bucket.Chang
 	deficits := make([]int64, len(change.Limits))
 	switch {
 	case c.Debt:
-		left -= s.leases.Charge(key, change.Limits, c.N, deficits)
-	case change.Receipt.Source() == SourceLease && s.leases.GiveBack(key, change.Limits, c.N, c.Back.At, c.Back.Deficits, deficits):
+		left -= s.lease.Charge(key, change.Limits, c.N, deficits)
+	case change.Receipt.Source() == SourceLease && s.lease.GiveBack(key, change.Limits, c.N, c.Back.At, c.Back.Deficits, deficits):
 		left = 0
 	}
 	if left > 0 {
@@ -140,11 +141,11 @@ func (s *RedisStore) adjustLease(key string, change *Adjustment, c *bucket.Chang
 
 // lessHeld subtracts from deficits what is on lease here: it is withdrawn, and nobody has used it.
 func (s *RedisStore) lessHeld(key string, scales []bucket.Scale, deficits []int64) {
-	if s.leases == nil {
+	if s.lease == nil {
 		return
 	}
 	held := make([]int64, len(scales))
-	s.leases.Held(key, scales, held)
+	s.lease.Held(key, scales, held)
 	for i := range deficits {
 		deficits[i] = max(0, deficits[i]-held[i])
 	}
@@ -152,7 +153,7 @@ func (s *RedisStore) lessHeld(key string, scales []bucket.Scale, deficits []int6
 
 // lookThroughLease is lessHeld for a state.
 func (s *RedisStore) lookThroughLease(key string, state *bucket.State) {
-	if s.leases == nil {
+	if s.lease == nil {
 		return
 	}
 	scales, deficits := make([]bucket.Scale, len(state.Levels)), make([]int64, len(state.Levels))
@@ -163,4 +164,12 @@ func (s *RedisStore) lookThroughLease(key string, state *bucket.State) {
 	for i := range state.Levels {
 		state.Levels[i].Deficit = deficits[i]
 	}
+}
+
+// leases implements leaser.
+func (s *RedisStore) leases() (period time.Duration, ok bool) {
+	if s.lease == nil {
+		return 0, false
+	}
+	return s.lease.Period(), true
 }

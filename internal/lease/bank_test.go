@@ -224,7 +224,7 @@ func randomHistory(t *testing.T, r *rand.Rand) (leased int) {
 	period := []time.Duration{time.Millisecond, 5 * time.Millisecond, 10 * time.Millisecond, 50 * time.Millisecond}[r.IntN(4)]
 	scales := make([]bucket.Scale, 1+r.IntN(2)*r.IntN(3))
 	for i := range scales {
-		full := time.Duration(shortest+r.IntN(1+1<<r.IntN(9))) * period * 21 / 20
+		full := time.Duration(Shortest+r.IntN(1+1<<r.IntN(9))) * period * 21 / 20
 		capacity := int64(1 + r.IntN(1<<(1+r.IntN(12))))
 		scales[i] = rate(capacity, capacity, full.Round(time.Microsecond))
 	}

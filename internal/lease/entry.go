@@ -38,7 +38,7 @@ type entry[T comparable] struct {
 	changes   uint64 // tokens that the shared bucket got back
 	dry       struct{ until, need int64 }
 
-	tally tally
+	stats Stats // but for Void
 	audit auditor
 }
 
@@ -122,13 +122,13 @@ func (e *entry[T]) begin(b *Book[T], key string, limits []T, now int64) {
 
 // LongEnough reports whether a bucket refills slowly enough to be leased for a period.
 func LongEnough(s *bucket.Scale, period time.Duration) bool {
-	return s.UntilFull(s.Size()) >= shortest*int64(period/time.Microsecond)
+	return s.UntilFull(s.Size()) >= Shortest*int64(period/time.Microsecond)
 }
 
 // clear makes room for another key.
 func (e *entry[T]) clear() {
 	e.key, e.limits, e.scales, e.tapes, e.one, e.largest = "", nil, nil, nil, [1]tape{}, 0
-	e.takes, e.spent, e.used, e.tally = [2]int64{}, [2]int64{}, 0, tally{}
+	e.takes, e.spent, e.used, e.stats = [2]int64{}, [2]int64{}, 0, Stats{}
 	e.dry.until = 0
 }
 
@@ -140,12 +140,12 @@ func (e *entry[T]) drop() {
 	e.dry.until = 0
 }
 
-// total is the tally, with what has come to nothing.
-func (e *entry[T]) total() tally {
-	t := e.tally
+// total is what the entry has done.
+func (e *entry[T]) total() Stats {
+	t := e.stats
 	if len(e.tapes) > 0 {
 		e.tapes[0].left(&e.scales[0], e.latest, notFresh)
-		t.void = e.tapes[0].void / e.scales[0].Token
+		t.Void = e.tapes[0].void / e.scales[0].Token
 	}
 	return t
 }
@@ -169,7 +169,7 @@ func (e *entry[T]) spend(now, n, fresh int64) bool {
 		e.tapes[i].spend(n*e.scales[i].Token, fresh, audit)
 	}
 	e.spent[0] += n
-	e.tally.spent += n
+	e.stats.Spent += n
 	e.used = now
 	return true
 }
@@ -256,7 +256,7 @@ func (e *entry[T]) ask(period time.Duration, now int64) call {
 
 // settle notes the reply to a call, and decides about the takes that wait.
 func (e *entry[T]) settle(period time.Duration, now int64, c *call, o *bucket.Outcome, grants []int64, err error) {
-	e.tally.calls++
+	e.stats.Calls++
 	if err != nil { // What the call has withdrawn, if anything, comes back by itself.
 		for _, w := range c.passengers {
 			if !w.gone {
@@ -285,7 +285,7 @@ func (e *entry[T]) settle(period time.Duration, now int64, c *call, o *bucket.Ou
 			retry = max(retry, short.Retry(s, t.deficit))
 		}
 	}
-	e.tally.leased += grants[0]
+	e.stats.Leased += grants[0]
 	if dry && e.changes == c.changes {
 		// At random, or of two processes that ask in turns the later would find nothing for ever.
 		pause := int64(period)/2 + rand.Int64N(int64(period))

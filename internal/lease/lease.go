@@ -67,9 +67,9 @@ const (
 	hot = 200
 	// oldest is how old a segment may get. A Reset or a changed limit elsewhere is heeded by then.
 	oldest = time.Second
-	// shortest is in how many periods a bucket must refill at least. Of a smaller one, processes would hold so much that
+	// Shortest is in how many periods a bucket must refill at least to be leased. Of a smaller one, processes would hold so much that
 	// others starve.
-	shortest = 32
+	Shortest = 32
 	// mostOfBucket is the part of a bucket that one process may hold.
 	mostOfBucket = 16
 )
@@ -78,6 +78,9 @@ const (
 func New[T comparable](config Config[T]) *Book[T] {
 	return &Book[T]{config: config, base: time.Now(), seed: maphash.MakeSeed()}
 }
+
+// Period is how long a block is meant to last.
+func (b *Book[T]) Period() time.Duration { return b.config.Period }
 
 // Answer is what came of a take.
 type Answer struct {
@@ -191,10 +194,13 @@ func (b *Book[T]) GiveBack(key string, limits []T, n, at int64, places, deficits
 		s, t := &e.scales[i], &e.tapes[i]
 		g, place := t.of(s, now, at, places[i], n)
 		t.void += g.expire(s, now)
-		g.pos -= max(0, min(n*s.Token, place-g.refilled(s, now)))
+		worth := max(0, min(n*s.Token, place-g.refilled(s, now)))
+		g.pos -= worth
+		if i == 0 {
+			e.stats.GivenBack += worth / s.Token
+		}
 		t.left(s, now, notFresh)
 	}
-	e.tally.spent -= n
 	e.show(now, deficits)
 	return true
 }
@@ -296,7 +302,7 @@ func (b *Book[T]) renew(e *entry[T]) {
 type set[T comparable] struct {
 	mu      sync.Mutex // held to give a place to another key
 	entries [ways]entry[T]
-	past    tally // of keys that have lost their place
+	past    Stats // of keys that have lost their place
 }
 
 func (s *set[T]) find(hash uint64) *entry[T] {
@@ -353,15 +359,16 @@ func (s *set[T]) notice(hash uint64, now int64) {
 
 // Stats is what a book has done so far, in tokens of each key's first limit.
 type Stats struct {
-	Calls  int64 // to the shared buckets
-	Leased int64 // withdrawn
-	Spent  int64 // by takes, less what was given back
-	Void   int64 // came back unspent, because time has passed over them or a Reset has dropped them
+	Calls     int64 // to the shared buckets
+	Leased    int64 // withdrawn
+	Spent     int64 // by takes
+	GivenBack int64 // by takes, to the lease
+	Void      int64 // came back to the bucket unspent, because time has passed over them or a Reset has dropped them
 }
 
 // Stats returns what the book has done.
 func (b *Book[T]) Stats() Stats {
-	var sum tally
+	var sum Stats
 	for i := range b.sets {
 		s := &b.sets[i]
 		s.mu.Lock()
@@ -374,15 +381,13 @@ func (b *Book[T]) Stats() Stats {
 		}
 		s.mu.Unlock()
 	}
-	return Stats{Calls: sum.calls, Leased: sum.leased, Spent: sum.spent, Void: sum.void}
+	return sum
 }
 
-// tally counts calls, and tokens of a key's first limit.
-type tally struct{ calls, leased, spent, void int64 }
-
-func (t *tally) add(u tally) {
-	t.calls += u.calls
-	t.leased += u.leased
-	t.spent += u.spent
-	t.void += u.void
+func (s *Stats) add(t Stats) {
+	s.Calls += t.Calls
+	s.Leased += t.Leased
+	s.Spent += t.Spent
+	s.GivenBack += t.GivenBack
+	s.Void += t.Void
 }

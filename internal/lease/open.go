@@ -74,7 +74,7 @@ func (e *entry[T]) lock(now int64) int64 {
 		tokens := (pos - o.began) / e.scales[0].Token
 		e.takes[0] += tokens
 		e.spent[0] += tokens
-		e.tally.spent += tokens
+		e.stats.Spent += tokens
 		if tokens > 0 {
 			e.used = e.latest
 		}
