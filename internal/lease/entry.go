@@ -287,8 +287,10 @@ func (e *entry[T]) settle(period time.Duration, now int64, c *call, o *bucket.Ou
 	}
 	e.stats.Leased += grants[0]
 	if dry && e.changes == c.changes {
-		// At random, or of two processes that ask in turns the later would find nothing for ever.
-		pause := int64(period)/2 + rand.Int64N(int64(period))
+		// At random, or of two processes that ask in turns the later would find nothing for ever. What refills meanwhile
+		// waits in the bucket, so a pause is no longer than sparing the bucket needs.
+		pause := min(int64(period), max(int64(briefly), e.roundTrip))
+		pause = pause/2 + rand.Int64N(pause)
 		e.dry.until = now + min(int64(oldest), min(retry, int64(oldest)/1000)*1000+pause)
 		e.dry.need = need.N
 	}

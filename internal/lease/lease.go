@@ -70,6 +70,8 @@ const (
 	// Shortest is in how many periods a bucket must refill at least to be leased. Of a smaller one, processes would hold so much that
 	// others starve.
 	Shortest = 32
+	// briefly is how long a key that the bucket has nothing for is let alone, on average, unless calls take longer.
+	briefly = 10 * time.Millisecond
 	// mostOfBucket is the part of a bucket that one process may hold.
 	mostOfBucket = 16
 )
