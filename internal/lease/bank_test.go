@@ -24,7 +24,6 @@ type bank struct {
 
 	mu      sync.Mutex
 	state   bucket.State
-	reset   int64   // tick of the latest reset
 	spent   []spent // in the order in which they were told
 	granted []piece
 	calls   int

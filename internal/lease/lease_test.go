@@ -336,3 +336,13 @@ func TestShares(t *testing.T) {
 		time.Sleep(time.Second)
 	})
 }
+
+// Time is counted too long rather than too short: by whole ticks, and by what clocks differ.
+func TestTimeIsCountedTooLong(t *testing.T) {
+	s := bucket.Scale{Capacity: 1000, Token: 1000, PerTick: 3}
+	for elapsed, ticks := range map[time.Duration]int64{
+		0: 1, 1: 1, 999: 1, time.Microsecond: 2, 1500: 2, time.Millisecond: 1001, time.Second: 1_000_977,
+	} {
+		require.Equal(t, 3*ticks, refilledAfter(&s, int64(elapsed)), "%v", elapsed)
+	}
+}
