@@ -37,9 +37,9 @@ type clientSpec struct {
 	Budget    time.Duration
 	DenyCache int
 	Lease     time.Duration // 0 for none
-	Pool      int  // connections, 0 for go-redis' default
-	Retries   int  // go-redis' MaxRetries
-	Open      bool // FailOpen, else FailClosed
+	Pool      int           // connections, 0 for go-redis' default
+	Retries   int           // go-redis' MaxRetries
+	Open      bool          // FailOpen, else FailClosed
 
 	Fallback bool
 	Share    float64

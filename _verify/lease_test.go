@@ -47,6 +47,19 @@ func TestK01RandomHistories(t *testing.T) {
 	c.times(histories)
 }
 
+// TestScale has the aims of each load, and fails where one is missed.
+func TestScaleOfLeases(t *testing.T) {
+	seconds := pick(10, 2)
+	proves(t, "Leases at scale, simulated: 50 processes, skewed and moving loads, another region",
+		figure("7 loads of %d s; docs/scale.md has the table", seconds))
+	cmd := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-run", "^TestScale$", "-timeout", "20m",
+		"./internal/lease", "-scale.seconds", fmt.Sprint(seconds))
+	cmd.Dir = ".."
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, tail(string(out)))
+	}
+}
+
 // members is processes in this one: each has a client, a store and a log of its own.
 type members struct {
 	stores []*ratelimit.RedisStore
