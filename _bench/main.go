@@ -37,11 +37,12 @@ func run() error {
 		quick  = flag.Bool("quick", false, "2 passes of 50ms with 100,000 keys")
 		only   = flag.String("only", "", "measure only what matches, for example '^memory/' or '^redis/.*/ulule'")
 		output = flag.String("o", "", "also write the report to this file")
-		bound  = flag.Duration("bound", 15*time.Minute, "begin no pass that may not end within this time")
+		bound  = flag.Duration("bound", 20*time.Minute, "begin no pass that may not end within this time")
 		// For the processes that this one starts.
 		scenarioName = flag.String("scenario", "", "measure this scenario alone and print it as JSON")
 		peerName     = flag.String("peer", "", "the contestant for -scenario")
 		redisAddress = flag.String("redis", "", "the server for -scenario")
+		serves       = flag.String("serve", "", "answer the requests of this scenario")
 	)
 	flag.Parse()
 	if *quick {
@@ -49,6 +50,9 @@ func run() error {
 	}
 	if *passes < 1 || *lasts <= 0 || *keys < 1 || *keys > 1<<24 {
 		return errors.New("-passes, -time and -keys must be positive, and -keys at most 16777216")
+	}
+	if *serves != "" {
+		return serve(*serves, *peerName)
 	}
 	o := options{lasts: *lasts, keys: *keys, redis: *redisAddress}
 	if *scenarioName != "" {
