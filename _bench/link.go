@@ -24,7 +24,7 @@ func linkScenarios() (all []scenario) {
 				h := &host{}
 				defer h.close()
 				link := redistest.NewLink(h, o.redis, rtt)
-				return onRedis(name, link.Addr, callers, p, redisLimit, newKeys(redisKeys, false), allowed, redisLasts*o.lasts, redisLasts*o.lasts, o)
+				return onRedis(name, link.Addr, callers, p, redisLimit, newKeys(redisKeys, false), allowed, redisLasts*o.lasts, redisLasts*o.lasts)
 			}})
 		}
 	}

@@ -23,7 +23,7 @@ import (
 )
 
 func main() {
-	if err := run(); err != nil {
+	if err := runOrServe(run); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -42,7 +42,6 @@ func run() error {
 		scenarioName = flag.String("scenario", "", "measure this scenario alone and print it as JSON")
 		peerName     = flag.String("peer", "", "the contestant for -scenario")
 		redisAddress = flag.String("redis", "", "the server for -scenario")
-		serves       = flag.String("serve", "", "answer the requests of this scenario")
 	)
 	flag.Parse()
 	if *quick {
@@ -50,9 +49,6 @@ func run() error {
 	}
 	if *passes < 1 || *lasts <= 0 || *keys < 1 || *keys > 1<<24 {
 		return errors.New("-passes, -time and -keys must be positive, and -keys at most 16777216")
-	}
-	if *serves != "" {
-		return serve(*serves, *peerName)
 	}
 	o := options{lasts: *lasts, keys: *keys, redis: *redisAddress}
 	if *scenarioName != "" {

@@ -27,13 +27,13 @@ func hasRedis(p peer) bool { return p.redis != nil }
 func redisScenarios() (all []scenario) {
 	for _, callers := range redisCallers {
 		all = append(all, scenario{fmt.Sprint("redis/", callers), hasRedis, func(p peer, o options) metrics {
-			return onRedis(fmt.Sprint("redis/", callers), o.redis, callers, p, redisLimit, newKeys(redisKeys, false), allowed, o.lasts, redisLasts*o.lasts, o)
+			return onRedis(fmt.Sprint("redis/", callers), o.redis, callers, p, redisLimit, newKeys(redisKeys, false), allowed, o.lasts, redisLasts*o.lasts)
 		}})
 	}
 	for _, callers := range redisCallers {
 		name := fmt.Sprint("redis/hot/", callers)
 		all = append(all, scenario{name, hasRedis, func(p peer, o options) metrics {
-			return onRedis(name, o.redis, callers, p, roomy, newKeys(1, false), allowed, o.lasts, redisLasts*o.lasts, o)
+			return onRedis(name, o.redis, callers, p, roomy, newKeys(1, false), allowed, o.lasts, redisLasts*o.lasts)
 		}})
 	}
 	return append(all, scenario{"redis/refused", hasRedis, func(p peer, o options) metrics {
@@ -41,12 +41,12 @@ func redisScenarios() (all []scenario) {
 		if p.kind == floor {
 			want = allowed
 		}
-		return onRedis("redis/refused", o.redis, 16, p, tight, newKeys(1, false), want, o.lasts, denyLasts*o.lasts, o)
+		return onRedis("redis/refused", o.redis, 16, p, tight, newKeys(1, false), want, o.lasts, denyLasts*o.lasts)
 	}})
 }
 
 // onRedis measures takes from an empty server at an address by a client with go-redis' defaults.
-func onRedis(name, address string, callers int, p peer, per limit, keys keyset, want verdict, warmUp, lasts time.Duration, o options) metrics {
+func onRedis(name, address string, callers int, p peer, per limit, keys keyset, want verdict, warmUp, lasts time.Duration) metrics {
 	ctx := context.Background()
 	client := redis.NewClient(&redis.Options{Addr: address})
 	defer client.Close()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"net"
 	"net/http"
@@ -32,11 +33,22 @@ func socketScenarios() (all []scenario) {
 	return all
 }
 
+// serveEnv tells a process to be the server of a scenario, "scenario/peer". It is no flag, because tests start themselves
+// as servers, too.
+const serveEnv = "BENCH_SERVE"
+
+func runOrServe(run func() error) error {
+	if name := os.Getenv(serveEnv); name != "" {
+		return serve(name)
+	}
+	return run()
+}
+
 // serve answers on a free port until standard input ends, and prints the port's address first.
-func serve(scenarioName, peerName string) error {
+func serve(name string) error {
 	for _, c := range webCases {
 		for _, p := range peers {
-			if "socket/"+c.name != scenarioName || p.name != peerName {
+			if "socket/"+c.name+"/"+p.name != name {
 				continue
 			}
 			runtime.GOMAXPROCS(1)
@@ -56,12 +68,13 @@ func serve(scenarioName, peerName string) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("nobody called %q serves %q", peerName, scenarioName)
+	return fmt.Errorf("%s=%q: no such server", serveEnv, name)
 }
 
 // onSocket measures requests over sockets that stay open.
 func onSocket(name string, p peer, o options) metrics {
-	cmd := exec.Command(must(os.Executable()), "-serve", name, "-peer", p.name)
+	cmd := exec.Command(must(os.Executable()))
+	cmd.Env = append(cmd.Environ(), serveEnv+"="+name+"/"+p.name)
 	cmd.Stderr = os.Stderr
 	stdin, stdout := must(cmd.StdinPipe()), must(cmd.StdoutPipe())
 	if err := cmd.Start(); err != nil {
@@ -93,18 +106,40 @@ func overSocket(address string) taker {
 		if _, err := conn.Write(request); err != nil {
 			return failed
 		}
-		response, err := http.ReadResponse(reader, nil)
-		if err != nil {
+		switch status, err := readStatus(reader); {
+		case err != nil:
 			return failed
-		}
-		_ = response.Body.Close()
-		switch response.StatusCode {
-		case http.StatusOK:
+		case status == http.StatusOK:
 			return allowed
-		case http.StatusTooManyRequests:
+		case status == http.StatusTooManyRequests:
 			return refused
 		default:
 			return failed
+		}
+	}
+}
+
+// readStatus reads a response of known length past its end. http.ReadResponse would take more time than the server does.
+func readStatus(r *bufio.Reader) (status int, err error) {
+	length := 0
+	for {
+		line, err := r.ReadSlice('\n')
+		if err != nil {
+			return 0, err
+		}
+		switch text := string(bytes.TrimSpace(line)); {
+		case text == "":
+			_, err := r.Discard(length)
+			return status, err
+		case status == 0:
+			_, code, _ := strings.Cut(text, " ")
+			code, _, _ = strings.Cut(code, " ")
+			status, err = strconv.Atoi(code)
+		case strings.HasPrefix(text, "Content-Length: "):
+			length, err = strconv.Atoi(text[len("Content-Length: "):])
+		}
+		if err != nil {
+			return 0, err
 		}
 	}
 }
