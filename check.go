@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/gin-gonic/gin"
+
+	"github.com/gin-ratelimit/ratelimit/internal/lease"
 )
 
 // Warning is something about a configuration that will hurt; see [Check]. It is not an error, because the
@@ -41,6 +43,8 @@ const (
 	WarnBudget         WarningCode = "redis_budget"      // the time budget has no room for a round trip to Redis
 	WarnTimeouts       WarningCode = "redis_timeouts"    // the client gives replies up before the time budget does
 	WarnPool           WarningCode = "redis_pool"        // the client's pool is too small
+	WarnLeasePeriod    WarningCode = "lease_period"      // WithLease's period is shorter than a call to Redis allows
+	WarnNotLeased      WarningCode = "not_leased"        // WithLease does nothing for the limiter
 	WarnUnlimited      WarningCode = "unlimited_route"   // no limiter stands on the route
 	WarnUnreadable     WarningCode = "unreadable_routes" // Gin's routes are not as this version knows them
 )
@@ -111,6 +115,7 @@ func (i *inspection) run(routes []route, readable bool) {
 	}
 	i.checkNames()
 	i.checkStores()
+	i.checkLeases()
 	if !readable {
 		i.warn(WarnUnreadable, "engine",
 			"the handlers of its routes cannot be read, because this Gin is built differently; only limiters on the engine itself were looked at",
@@ -353,6 +358,42 @@ func (i *inspection) checkStores() {
 		seen = append(seen, store)
 		for _, w := range store.check(ctx) {
 			i.warn(w.Code, w.Subject, w.Message, w.Fix)
+		}
+	}
+}
+
+// leaser is a Store that may keep leases; see WithLease.
+type leaser interface {
+	// leases returns for how long, and whether it keeps any.
+	leases() (period time.Duration, ok bool)
+}
+
+// checkLeases finds limiters for which leases do nothing.
+func (i *inspection) checkLeases() {
+	for _, p := range i.limiters {
+		store, ok := p.store.(leaser)
+		if !ok {
+			continue
+		}
+		period, ok := store.leases()
+		if !ok {
+			continue
+		}
+		why, fix := "", "that is safe; if the key is not busy, ignore this"
+		for _, limit := range p.limits {
+			if s, err := scaleOf(limit); err == nil && !lease.LongEnough(&s, period) {
+				why = fmt.Sprintf("the limit %v refills in less than %d periods of %v", limit, lease.Shortest, period)
+				fix = "a shorter WithLease or a larger capacity; " + fix
+			}
+		}
+		switch {
+		case p.ban != (Ban{}):
+			why = "it has WithBan, and refusals that count towards a ban must reach Redis"
+		case p.maxWait > 0:
+			why = "it has WithMaxWait, and the queue is in Redis"
+		}
+		if why != "" {
+			i.warn(WarnNotLeased, p.String(), "each take is a call to Redis in spite of WithLease: "+why, fix)
 		}
 	}
 }

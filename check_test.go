@@ -526,3 +526,27 @@ func TestCheckRedisThatCannotTake(t *testing.T) {
 	defer hasty.Close()
 	require.Equal(t, []WarningCode{WarnTimeouts}, warningCodes(redisWarnings(t, hasty)))
 }
+
+// WithLease where it cannot do what it is for.
+func TestCheckLeases(t *testing.T) {
+	server := redistest.Start(t)
+	far := redis.NewClient(&redis.Options{Addr: redistest.NewLink(t, server.Addr, 10*time.Millisecond).Addr})
+	defer far.Close()
+	store, err := NewRedisStore(far, WithLease(10*time.Millisecond), WithTimeout(time.Second))
+	check(t, err)
+	fallback, err := NewFallbackStore(store, NewMemoryStore())
+	check(t, err)
+	router := gin.New()
+	check(t, router.SetTrustedProxies(nil))
+	handler := func(c *gin.Context) {}
+	limited := func(opts ...Option) gin.HandlerFunc { return New(append(opts, WithStore(fallback))...) }
+	router.GET("/fine", limited(WithName("fine"), WithLimit(PerSecond(1000).Burst(5000))), handler)
+	router.GET("/small", limited(WithName("small"), WithLimit(PerSecond(1000).Burst(100))), handler)
+	router.GET("/wait", limited(WithName("wait"), WithLimit(PerSecond(1000).Burst(5000)), WithMaxWait(time.Second)), handler)
+	router.GET("/ban", limited(WithName("ban"), WithLimit(PerSecond(1000).Burst(5000)), WithBan(Ban{After: 9, Within: time.Minute, For: time.Minute})), handler)
+	warnings := Check(router)
+	require.ElementsMatch(t, []WarningCode{WarnLeasePeriod, WarnNotLeased, WarnNotLeased, WarnNotLeased}, warningCodes(warnings), "%v", warnings)
+	for _, w := range warnings {
+		require.NotContains(t, w.Subject, `"fine"`)
+	}
+}

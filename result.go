@@ -96,9 +96,10 @@ const (
 	SourceRedis            // Redis
 	SourceDenyCache        // a RedisStore, from what Redis had said before; see WithDenyCache
 	SourceFallback         // the fallback of a FallbackStore
+	SourceLease            // a RedisStore, from tokens that it had withdrawn before; see WithLease
 )
 
-// String returns a word fit for a label: "memory", "overflow", "redis", "deny_cache", "fallback" or "unknown".
+// String returns a word fit for a label: "memory", "overflow", "redis", "deny_cache", "lease", "fallback" or "unknown".
 func (s Source) String() string {
 	switch s {
 	case SourceMemory:
@@ -111,6 +112,8 @@ func (s Source) String() string {
 		return "deny_cache"
 	case SourceFallback:
 		return "fallback"
+	case SourceLease:
+		return "lease"
 	default:
 		return "unknown"
 	}

@@ -159,7 +159,8 @@ func (a *Adjustment) change(source Source) (bucket.Change, error) {
 	switch {
 	case !r.took():
 		return bucket.Change{N: int64(a.N), Back: &bucket.Back{Deficits: make([]int64, len(a.Limits))}}, nil
-	case r.Source() != source && !(source == SourceMemory && r.Source() == SourceOverflow):
+	case r.Source() != source && !(source == SourceMemory && r.Source() == SourceOverflow) &&
+		!(source == SourceRedis && r.Source() == SourceLease):
 		return bucket.Change{}, argumentError(fmt.Errorf("ratelimit: Adjust by %d: the Receipt is of another store (%v); "+
 			"give back to the store that took", a.N, r.Source()))
 	case r.Len() != len(a.Limits):

@@ -31,7 +31,7 @@ import (
 //
 // Errors about the call or its key ([ErrArgument], [ErrForeignState]) are returned as they are, and so is any
 // error once the caller's context has ended. They are no failures, and neither is [context.Canceled]: clients
-// that hang up cannot open the breaker. What a [RedisStore] refuses from memory ([SourceDenyCache]) is no success:
+// that hang up cannot open the breaker. What a [RedisStore] decides from memory ([SourceDenyCache], [SourceLease]) is no success:
 // it says nothing about Redis. A panic passes through, and counts as a failure.
 //
 // # The bound
@@ -259,6 +259,14 @@ func (s *FallbackStore) check(ctx context.Context) []Warning {
 	return warnings
 }
 
+// leases implements leaser: it has those of its primary.
+func (s *FallbackStore) leases() (period time.Duration, ok bool) {
+	if l, ok := s.primary.(leaser); ok {
+		return l.leases()
+	}
+	return 0, false
+}
+
 // decide has the primary decide about n tokens, and, where it cannot, the fallback. ask makes the call.
 func (s *FallbackStore) decide(ctx context.Context, n int, limits []Limit, ask askStore) (Result, error) {
 	result, decided, cause := s.try(ctx, limits, ask)
@@ -317,7 +325,7 @@ func (s *FallbackStore) try(ctx context.Context, limits []Limit, ask askStore) (
 	defer func() { s.report(probe, began, verdict) }()
 	result, err = ask(s.primary, limits)
 	switch {
-	case err == nil && result.Source == SourceDenyCache: // Redis was not asked: it may be down.
+	case err == nil && (result.Source == SourceDenyCache || result.Source == SourceLease): // Redis was not asked: it may be down.
 		verdict = errNoVerdict
 		return result, true, nil
 	case err == nil:

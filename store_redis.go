@@ -9,6 +9,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/gin-ratelimit/ratelimit/internal/bucket"
+	"github.com/gin-ratelimit/ratelimit/internal/lease"
 	"github.com/gin-ratelimit/ratelimit/internal/script"
 )
 
@@ -28,6 +29,7 @@ type RedisStore struct {
 	script *script.Runner
 	denied *denyCache
 	limits limitsMemo[*script.Limits]
+	lease  *lease.Book[Limit] // nil without WithLease
 	prefix string
 	budget time.Duration
 }
@@ -39,6 +41,7 @@ type redisConfig struct {
 	prefix  string
 	timeout time.Duration
 	denials int
+	lease   *time.Duration
 }
 
 // WithKeyPrefix sets what every key in Redis begins with. Default: "ratelimit:". A hash tag in it
@@ -83,16 +86,18 @@ func NewRedisStore(client redis.UniversalClient, opts ...RedisOption) (*RedisSto
 		errs = append(errs, fmt.Errorf("ratelimit: WithDenyCache(%d): must be from 0, which turns it off, to %d", config.denials, 1<<24))
 	}
 	client, err := withBudget(client, config.timeout)
-	if err := errors.Join(append(errs, err)...); err != nil {
+	if err := errors.Join(append(errs, checkLease(config.lease), err)...); err != nil {
 		return nil, err
 	}
-	return &RedisStore{
+	s := &RedisStore{
 		client: client,
 		script: script.New(client, script.Config{Prefix: config.prefix, Budget: config.timeout}),
 		denied: newDenyCache(config.denials),
 		prefix: config.prefix,
 		budget: config.timeout,
-	}, nil
+	}
+	s.lease = s.newLease(config.lease)
+	return s, nil
 }
 
 // withBudget returns client, or one on the same connections, that gives up when a call's context does.
@@ -137,7 +142,17 @@ func withBudget(client redis.UniversalClient, budget time.Duration) (redis.Unive
 }
 
 // Take implements [Store].
-func (s *RedisStore) Take(ctx context.Context, key string, take Take) (Result, error) {
+func (s *RedisStore) Take(ctx context.Context, key string, take Take) (r Result, err error) {
+	if s.lease != nil && take.N > 0 && take.plain() {
+		if ok, err := s.takeLeased(&r, key, &take); ok {
+			return r, err
+		}
+	}
+	return s.takeFromRedis(ctx, key, take)
+}
+
+// takeFromRedis is Take the usual way.
+func (s *RedisStore) takeFromRedis(ctx context.Context, key string, take Take) (Result, error) {
 	c, err := take.change()
 	if err != nil {
 		return Result{}, err
@@ -149,6 +164,9 @@ func (s *RedisStore) Take(ctx context.Context, key string, take Take) (Result, e
 	scales, o, err := s.change(ctx, key, &c, take.Limits)
 	if err != nil {
 		return Result{}, err
+	}
+	if take.N == 0 {
+		s.lessHeld(key, scales, o.Deficits)
 	}
 	r := resultOf(&c, SourceRedis, take.Limits, scales, &o)
 	if !o.Allowed {
@@ -167,11 +185,22 @@ func (s *RedisStore) Adjust(ctx context.Context, key string, change Adjustment) 
 	if err != nil {
 		return Result{}, err
 	}
-	scales, o, err := s.change(ctx, key, &c, change.Limits)
+	rest := c
+	if s.lease != nil && c.N > 0 {
+		var r Result
+		if r, rest.N, err = s.adjustLease(key, &change, &c); rest.N == 0 || err != nil {
+			return r, err
+		}
+	}
+	scales, o, err := s.change(ctx, key, &rest, change.Limits)
 	if err != nil {
 		return Result{}, err
 	}
 	s.denied.forget(key)
+	if s.lease != nil {
+		s.lease.Doubt(key)
+		s.lessHeld(key, scales, o.Deficits)
+	}
 	r := resultOf(&c, SourceRedis, change.Limits, scales, &o)
 	if change.Receipt.took() {
 		r.Receipt = change.Receipt.after(&c, scales)
@@ -192,11 +221,16 @@ func (s *RedisStore) Look(ctx context.Context, key string, limits []Limit) (Usag
 	if err != nil {
 		return Usage{}, s.redisError(key, err)
 	}
+	s.lookThroughLease(key, &state)
 	return usageOf(SourceRedis, state, limits, late), nil
 }
 
 // Reset implements [Store].
 func (s *RedisStore) Reset(ctx context.Context, key string) (found bool, err error) {
+	if s.lease != nil {
+		s.lease.Forget(key)
+		defer s.lease.Forget(key) // Or what was withdrawn before the reset is spent after it.
+	}
 	found, err = s.script.Reset(ctx, key)
 	s.denied.forget(key)
 	return found, s.redisError(key, err)
@@ -296,6 +330,10 @@ func (s *RedisStore) checkServer(subject string, server *script.Server) (warning
 	if server.Eviction != "" && server.Eviction != "noeviction" {
 		warn(WarnEviction, "maxmemory-policy is "+server.Eviction+": when memory is short Redis drops buckets, and a bucket that is dropped is full again",
 			"set maxmemory-policy noeviction, or keep the buckets in a Redis of their own")
+	}
+	if period, ok := s.leases(); ok && period < 4*server.RoundTrip {
+		warn(WarnLeasePeriod, fmt.Sprintf("a call to %s takes %v, and a lease is to last %v: it is used up before the next is there", server.Addr, server.RoundTrip.Round(10*time.Microsecond), period),
+			fmt.Sprintf("WithLease(%v) or more", min(time.Second, (4*server.RoundTrip+time.Millisecond).Truncate(time.Millisecond))))
 	}
 	if rtt := server.RoundTrip.Round(time.Millisecond); rtt > s.budget*3/4 {
 		warn(WarnBudget, fmt.Sprintf("a round trip to %s takes %v, and a take may take %v: under load takes will fail for want of time", server.Addr, rtt, s.budget),

@@ -33,7 +33,7 @@ const (
 )
 
 var peers = []peer{
-	oursByStore, oursByLimiter,
+	oursByStore, oursByLease, oursByLimiter,
 	floorByArray, mutexAndMap, gateway,
 	xTime, xTimeBare, juju, sethvargo, ulule, throttledGCRA, httprateWindows, jgl, tollboothV7, redisRate,
 }

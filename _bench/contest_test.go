@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -153,6 +154,15 @@ func TestRedisAdmitsTheBurst(t *testing.T) {
 	})
 }
 
+func TestMain(m *testing.M) {
+	code := 0
+	if err := runOrServe(func() error { code = m.Run(); return nil }); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
 // Every scenario runs with every contestant that it has, and every table finds its metrics.
 func TestScenarios(t *testing.T) {
 	o := options{lasts: 2 * time.Millisecond, keys: 2000, redis: redistest.Start(t).Addr}
@@ -166,7 +176,7 @@ func TestScenarios(t *testing.T) {
 		}
 	}
 	text := r.markdown()
-	for _, tables := range [][]table{memoryTables(), webTables(), redisTables()} {
+	for _, tables := range [][]table{memoryTables(), webTables(), socketTables(), redisTables(), linkTables()} {
 		for _, table := range tables {
 			if title := strings.ReplaceAll(table.title, "{keys}", "2,000"); !strings.Contains(text, "\n## "+title+"\n") {
 				t.Errorf("no table %q", title)
@@ -183,8 +193,8 @@ func TestScenarios(t *testing.T) {
 			t.Errorf("this library: %s = %v", metric, values[0])
 		}
 	}
-	if len(r.figures()) < 25 {
-		t.Errorf("%d figures of some 28", len(r.figures()))
+	if len(r.figures()) < 32 {
+		t.Errorf("%d figures of some 35", len(r.figures()))
 	}
 }
 

@@ -77,7 +77,19 @@ func (r *report) figures() (all []figure) {
 	ratio("Redis, 128 callers: takes/s", "redis/128", ulule, 1.6, true)
 	ratio("Redis, 128 callers: takes/s", "redis/128", redisRate, 2, true)
 	ratio("Redis, 128 callers: server CPU a take", "redis/128/cpu", ulule, .6, false)
-	ratio("Redis, 1 caller: takes/s", "redis/1", redisRate, .9, true)
+	ratio("Redis, 16 callers: takes/s", "redis/16", ulule, 1, true)
+	ratio("Redis, 1 caller: takes/s", "redis/1", redisRate, 1, true)
+	for _, rtt := range linkRTTs {
+		ratio(fmt.Sprintf("Redis over a link of %v, 128 callers: takes/s", rtt), linkName(rtt, 128), redisRate, 1, true)
+	}
+	leased := func(what, metric string, to peer, bound float64) {
+		add(figure{what, r.median(oursByLease, metric) / r.median(to, metric), bound, true, "%.0f", ""})
+	}
+	leased("Leases, hot key, 1 caller: takes/s ÷ without", "redis/hot/1", oursByStore, 150)
+	leased("Leases, hot key, 128 callers: takes/s ÷ without", "redis/hot/128", oursByStore, 40)
+	if calls := r.median(oursByLease, "redis/hot/128/calls"); !math.IsNaN(calls) {
+		add(figure{"Leases, hot key, 128 callers: commands sent/s", calls, 300, false, "%.0f", ""})
+	}
 	ratio("Redis, refused: refusals/s", "redis/refused", redisRate, 20, true)
 	atMost("Redis, refused: commands sent/s", "redis/refused/calls", 2, "%.1f")
 

@@ -23,7 +23,7 @@ import (
 )
 
 func main() {
-	if err := run(); err != nil {
+	if err := runOrServe(run); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -37,7 +37,7 @@ func run() error {
 		quick  = flag.Bool("quick", false, "2 passes of 50ms with 100,000 keys")
 		only   = flag.String("only", "", "measure only what matches, for example '^memory/' or '^redis/.*/ulule'")
 		output = flag.String("o", "", "also write the report to this file")
-		bound  = flag.Duration("bound", 15*time.Minute, "begin no pass that may not end within this time")
+		bound  = flag.Duration("bound", 20*time.Minute, "begin no pass that may not end within this time")
 		// For the processes that this one starts.
 		scenarioName = flag.String("scenario", "", "measure this scenario alone and print it as JSON")
 		peerName     = flag.String("peer", "", "the contestant for -scenario")

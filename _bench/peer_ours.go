@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"github.com/gin-ratelimit/ratelimit"
 	"github.com/redis/go-redis/v9"
@@ -25,6 +26,15 @@ var (
 		},
 		redis: func(client *redis.Client, l limit) taker {
 			return takeFrom(must(ratelimit.NewRedisStore(client)), l)
+		},
+		sends: []string{"evalsha", "eval"},
+	}
+	// With a lease the store is not with its defaults. On many keys it shows what leases cost those that are not leased.
+	oursByLease = peer{
+		name: "this library, WithLease(10ms)",
+		kind: ours,
+		redis: func(client *redis.Client, l limit) taker {
+			return takeFrom(must(ratelimit.NewRedisStore(client, ratelimit.WithLease(10*time.Millisecond))), l)
 		},
 		sends: []string{"evalsha", "eval"},
 	}

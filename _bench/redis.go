@@ -27,7 +27,13 @@ func hasRedis(p peer) bool { return p.redis != nil }
 func redisScenarios() (all []scenario) {
 	for _, callers := range redisCallers {
 		all = append(all, scenario{fmt.Sprint("redis/", callers), hasRedis, func(p peer, o options) metrics {
-			return onRedis(fmt.Sprint("redis/", callers), callers, p, redisLimit, newKeys(redisKeys, false), allowed, redisLasts*o.lasts, o)
+			return onRedis(fmt.Sprint("redis/", callers), o.redis, callers, p, redisLimit, newKeys(redisKeys, false), allowed, o.lasts, redisLasts*o.lasts)
+		}})
+	}
+	for _, callers := range redisCallers {
+		name := fmt.Sprint("redis/hot/", callers)
+		all = append(all, scenario{name, hasRedis, func(p peer, o options) metrics {
+			return onRedis(name, o.redis, callers, p, roomy, newKeys(1, false), allowed, o.lasts, redisLasts*o.lasts)
 		}})
 	}
 	return append(all, scenario{"redis/refused", hasRedis, func(p peer, o options) metrics {
@@ -35,19 +41,19 @@ func redisScenarios() (all []scenario) {
 		if p.kind == floor {
 			want = allowed
 		}
-		return onRedis("redis/refused", 16, p, tight, newKeys(1, false), want, denyLasts*o.lasts, o)
+		return onRedis("redis/refused", o.redis, 16, p, tight, newKeys(1, false), want, o.lasts, denyLasts*o.lasts)
 	}})
 }
 
-// onRedis measures takes from an empty server by a client with go-redis' defaults.
-func onRedis(name string, callers int, p peer, per limit, keys keyset, want verdict, lasts time.Duration, o options) metrics {
+// onRedis measures takes from an empty server at an address by a client with go-redis' defaults.
+func onRedis(name, address string, callers int, p peer, per limit, keys keyset, want verdict, warmUp, lasts time.Duration) metrics {
 	ctx := context.Background()
-	client := redis.NewClient(&redis.Options{Addr: o.redis})
+	client := redis.NewClient(&redis.Options{Addr: address})
 	defer client.Close()
 	must(client.FlushAll(ctx).Result())
 	take := p.redis(client, per)
 	take(keys.at(0))
-	newLoad(callers, redisBatch, keys, same(take)).lasting(o.lasts) // Connections, scripts, and most of the keys.
+	newLoad(callers, redisBatch, keys, same(take)).lasting(warmUp) // Connections, scripts, and most of the keys.
 
 	histograms := make([]histogram, callers)
 	l := newLoad(callers, redisBatch, keys, func(caller int) taker { return yielding(histograms[caller].timed(take)) })
@@ -65,6 +71,7 @@ func onRedis(name string, callers int, p peer, per limit, keys keyset, want verd
 		name:            float64(time.Second) / perTake,
 		name + "/p50":   microseconds(histograms[0].quantile(.5)),
 		name + "/p99":   microseconds(histograms[0].quantile(.99)),
+		name + "/p99ms": microseconds(histograms[0].quantile(.99)) / 1000,
 		name + "/cpu":   microseconds(after.cpu-before.cpu) / takes,
 		name + "/calls": float64(after.calls-before.calls) / took.Seconds(),
 	}
@@ -114,7 +121,16 @@ func redisTables() (tables []table) {
 				{title: "server CPU a take, µs", metric: name + "/cpu", format: "%.1f", ratio: true},
 			}})
 	}
-	return append(tables, table{"Redis: refused", "16 callers take of the same empty bucket.", []column{
+	hot := table{title: "Redis: one hot key", text: "All callers take of the same key and are admitted. With leases, a take in this table is a take from memory."}
+	for _, callers := range redisCallers {
+		name := fmt.Sprint("redis/hot/", callers)
+		hot.columns = append(hot.columns,
+			column{title: plural(callers, "caller", "callers") + ": takes/s", metric: name, format: "%.0f"},
+			column{title: "p50, µs", metric: name + "/p50", format: "%.2f"},
+			column{title: "p99", metric: name + "/p99", format: "%.2f"},
+			column{title: "commands sent/s", metric: name + "/calls", format: "%.0f"})
+	}
+	return append(tables, hot, table{"Redis: refused", "16 callers take of the same empty bucket.", []column{
 		{title: "refusals/s", metric: "redis/refused", format: "%.0f", ratio: true, more: true},
 		{title: "commands sent/s", metric: "redis/refused/calls", format: "%.1f"},
 		{title: "p50, µs", metric: "redis/refused/p50", format: "%.1f"},

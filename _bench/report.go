@@ -94,7 +94,7 @@ A peer is *exact* if keys never share a bucket, and a bucket admits its capacity
 			row(&b, f.what, f.aim(), f.tilde+fmt.Sprintf(f.format, f.value), map[bool]string{true: "yes", false: "**no**"}[f.met()])
 		}
 	}
-	for _, tables := range [][]table{memoryTables(), webTables(), redisTables()} {
+	for _, tables := range [][]table{memoryTables(), webTables(), socketTables(), redisTables(), linkTables()} {
 		for _, t := range tables {
 			r.table(&b, t)
 		}

@@ -56,7 +56,7 @@ type scenario struct {
 }
 
 var scenarios = func() (all []scenario) {
-	for _, group := range [][]scenario{memoryScenarios(), webScenarios(), redisScenarios()} {
+	for _, group := range [][]scenario{memoryScenarios(), webScenarios(), socketScenarios(), redisScenarios(), linkScenarios()} {
 		all = append(all, group...)
 	}
 	return all
@@ -89,4 +89,6 @@ type column struct {
 	more   bool   // more is better
 }
 
-func (s scenario) needsRedis() bool { return strings.HasPrefix(s.name, "redis/") }
+func (s scenario) needsRedis() bool {
+	return strings.HasPrefix(s.name, "redis/") || strings.HasPrefix(s.name, "link/")
+}

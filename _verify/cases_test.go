@@ -66,6 +66,13 @@ var cases = []struct{ id, what, expected string }{
 	{"L18", "headers after a give-back and after a later refusal", "as given back"},
 	{"L19", "a deadline before the turn", "refused at once; its place is free"},
 	{"L20", "forwarded addresses that cannot be read, lists", "restrictions hold, exemptions do not; ports are read"},
+	{"K1", "random lives of processes that lease from one bucket, each unit audited", "no unit is spent twice, before it was granted, or when it is void"},
+	{"K2", "leases at RTT 0, 5 and 80 ms, beside a process without, demand above the limit", "extra 0; at least 0.99 of what a single bucket would admit"},
+	{"K3", "kill -9 of Redis under leases, restarted empty", "extra ≤ C; recovery < 1 s"},
+	{"K4", "Redis frozen (SIGSTOP) 3 s under leases", "extra 0; ≤ budget + 10 ms"},
+	{"K5", "replies lost by RST under leases", "extra 0"},
+	{"K6", "Reset by another process under leases", "extra ≤ C a reset, and what the leases hold, for a second"},
+	{"K7", "Sentinel: kill -9 of the master under leases", "extra ≤ min(C, lag)"},
 }
 
 // notTried is what cannot be made on one machine, or not without harming it. It counts as nothing.

@@ -36,9 +36,10 @@ type clientSpec struct {
 	Prefix    string
 	Budget    time.Duration
 	DenyCache int
-	Pool      int  // connections, 0 for go-redis' default
-	Retries   int  // go-redis' MaxRetries
-	Open      bool // FailOpen, else FailClosed
+	Lease     time.Duration // 0 for none
+	Pool      int           // connections, 0 for go-redis' default
+	Retries   int           // go-redis' MaxRetries
+	Open      bool          // FailOpen, else FailClosed
 
 	Fallback bool
 	Share    float64
@@ -140,8 +141,13 @@ func (s clientSpec) client() redis.UniversalClient {
 
 // store is what the spec asks for on client.
 func (s clientSpec) store(client redis.UniversalClient, opts ...ratelimit.FallbackOption) (ratelimit.Store, error) {
-	store, err := ratelimit.NewRedisStore(client, ratelimit.WithTimeout(s.Budget),
-		ratelimit.WithKeyPrefix(s.Prefix), ratelimit.WithDenyCache(s.DenyCache))
+	redisOpts := []ratelimit.RedisOption{
+		ratelimit.WithTimeout(s.Budget), ratelimit.WithKeyPrefix(s.Prefix), ratelimit.WithDenyCache(s.DenyCache),
+	}
+	if s.Lease > 0 {
+		redisOpts = append(redisOpts, ratelimit.WithLease(s.Lease))
+	}
+	store, err := ratelimit.NewRedisStore(client, redisOpts...)
 	if err != nil || !s.Fallback {
 		return store, err
 	}

@@ -83,6 +83,7 @@ type config struct {
 	provider metric.MeterProvider
 	memory   map[string]*ratelimit.MemoryStore
 	fallback map[string]Degrader
+	leases   map[string]Leaser
 }
 
 // WithMeterProvider sets where metrics go. It panics if provider is nil. Default: the global one.
@@ -123,6 +124,7 @@ func New(opts ...Option) (*Observer, error) {
 		provider: otel.GetMeterProvider(),
 		memory:   map[string]*ratelimit.MemoryStore{},
 		fallback: map[string]Degrader{},
+		leases:   map[string]Leaser{},
 	}
 	for _, opt := range opts {
 		opt(&config)
@@ -135,13 +137,13 @@ func New(opts ...Option) (*Observer, error) {
 	return o, nil
 }
 
-// Close stops watching the stores of [WithMemoryStore] and [WithFallbackStore]; counts stay as they are. An
+// Close stops watching the stores of [WithMemoryStore], [WithFallbackStore] and [WithLeases]; counts stay as they are. An
 // application that sets itself up again calls it on the Observer before.
 func (o *Observer) Close() error { return o.registration.Unregister() }
 
 func (o *Observer) instrument(config config) error {
 	meter := config.provider.Meter("github.com/gin-ratelimit/ratelimit/extra/ratelimitotel")
-	var errs [10]error
+	var errs [11]error
 	o.requests, errs[0] = meter.Int64Counter("ratelimit.requests", metric.WithUnit("{request}"),
 		metric.WithDescription("Requests by limiter, route, decision, its reason, and who decided."))
 	o.duration, errs[1] = meter.Float64Histogram("ratelimit.store.duration", metric.WithUnit("s"),
@@ -165,6 +167,8 @@ func (o *Observer) instrument(config config) error {
 	degraded, err := meter.Int64ObservableGauge("ratelimit.store.degraded", metric.WithUnit("1"),
 		metric.WithDescription("1 while the store's breaker is not closed and its fallback decides, else 0."))
 	errs[6] = err
+	calls, tokens, err := leaseInstruments(meter)
+	errs[10] = err
 	o.registration, errs[7] = meter.RegisterCallback(func(_ context.Context, to metric.Observer) error {
 		for name, store := range config.memory {
 			to.ObserveInt64(keys, int64(store.Len()), metric.WithAttributes(storeKey.String(name)))
@@ -176,8 +180,11 @@ func (o *Observer) instrument(config config) error {
 			}
 			to.ObserveInt64(degraded, value, metric.WithAttributes(storeKey.String(name)))
 		}
+		for name, store := range config.leases {
+			observeLeases(to, calls, tokens, name, store.LeaseStats())
+		}
 		return nil
-	}, keys, degraded)
+	}, keys, degraded, calls, tokens)
 	return errors.Join(errs[:]...)
 }
 

@@ -107,6 +107,10 @@ func eventOf(name, route string, reason ratelimit.Reason) ratelimit.Event {
 	}
 }
 
+type leaser ratelimit.LeaseStats
+
+func (l leaser) LeaseStats() ratelimit.LeaseStats { return ratelimit.LeaseStats(l) }
+
 func TestInstruments(t *testing.T) {
 	store := ratelimit.NewMemoryStore()
 	if _, err := store.Take(t.Context(), "key", ratelimit.Take{N: 1, Limits: []ratelimit.Limit{{Capacity: 5, Refill: ratelimit.PerHour(5)}}}); err != nil {
@@ -115,7 +119,8 @@ func TestInstruments(t *testing.T) {
 	observer, read := newObserver(t,
 		ratelimitotel.WithMemoryStore("main", store),
 		ratelimitotel.WithFallbackStore("open", breaker(true)),
-		ratelimitotel.WithFallbackStore("closed", breaker(false)))
+		ratelimitotel.WithFallbackStore("closed", breaker(false)),
+		ratelimitotel.WithLeases("main", leaser{Calls: 1, Leased: 9, Spent: 5, GivenBack: 2, Void: 3}))
 	observe := func(e ratelimit.Event) { observer.Observe(t.Context(), e) }
 
 	observe(eventOf("login", "/login", ratelimit.ReasonAllowed))
@@ -150,9 +155,14 @@ func TestInstruments(t *testing.T) {
 			"ratelimit.policy=login,ratelimit.source=memory 5 1.25",
 			"ratelimit.policy=queue,ratelimit.source=memory 2 0.5",
 		},
-		"ratelimit.store.errors {error}":       {"error.type=timeout,ratelimit.policy=api 1"},
-		"ratelimit.store.degraded 1":           {"ratelimit.store=closed 0", "ratelimit.store=open 1"},
-		"ratelimit.store.keys {key}":           {"ratelimit.store=main 1"},
+		"ratelimit.store.errors {error}": {"error.type=timeout,ratelimit.policy=api 1"},
+		"ratelimit.store.degraded 1":     {"ratelimit.store=closed 0", "ratelimit.store=open 1"},
+		"ratelimit.store.keys {key}":     {"ratelimit.store=main 1"},
+		"ratelimit.lease.calls {call}":   {"ratelimit.store=main 1"},
+		"ratelimit.lease.tokens {token}": {
+			"ratelimit.fate=given_back,ratelimit.store=main 2", "ratelimit.fate=leased,ratelimit.store=main 9",
+			"ratelimit.fate=spent,ratelimit.store=main 5", "ratelimit.fate=void,ratelimit.store=main 3",
+		},
 		"ratelimit.wait.duration s":            {"ratelimit.policy=queue 2 3"},
 		"ratelimit.waiting_requests {request}": {"ratelimit.policy=queue 0"},
 	})

@@ -86,7 +86,7 @@ func TestDashboardIsImportable(t *testing.T) {
 // Every metric that the dashboard, the rules and the package's documentation name is exported, and the other way round.
 func TestMetricsNamedAreExported(t *testing.T) {
 	c, registry := registered(t, ratelimitprom.WithMemoryStore("main", ratelimit.NewMemoryStore()),
-		ratelimitprom.WithFallbackStore("main", breaker(true)))
+		ratelimitprom.WithFallbackStore("main", breaker(true)), ratelimitprom.WithLeases("main", leaser{}))
 	e := eventOf("api", "/", ratelimit.ReasonStore)
 	e.Waited = 1
 	c.Observe(t.Context(), e)

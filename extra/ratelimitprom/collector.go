@@ -14,6 +14,8 @@
 //	ratelimit_give_back_errors_total{policy}                       times that tokens could not be given back
 //	ratelimit_store_degraded{store}                                1 while a store's breaker is not closed; see WithFallbackStore
 //	ratelimit_store_keys{store}                                    keys in memory; see WithMemoryStore
+//	ratelimit_lease_calls_total{store}                             calls to Redis for leases; see WithLeases
+//	ratelimit_lease_tokens_total{store,fate}                       tokens of leases, by what became of them
 //	ratelimit_wait_duration_seconds{policy}                        how long held-back requests waited; classic and native
 //	ratelimit_waiting_requests{policy}                             requests held back as of the policy's last event
 //
@@ -54,6 +56,7 @@ type Collector struct {
 	mu       sync.Mutex
 	memory   map[string]*ratelimit.MemoryStore
 	fallback map[string]Degrader
+	leases   map[string]Leaser
 }
 
 var (
@@ -145,6 +148,7 @@ func New(opts ...Option) *Collector {
 		}, []string{"policy"}),
 		memory:   map[string]*ratelimit.MemoryStore{},
 		fallback: map[string]Degrader{},
+		leases:   map[string]Leaser{},
 	}
 	c.known.Store(&index{most: 500, series: map[pair]*series{}, policies: map[string]*policy{}})
 	c.apply(opts)
@@ -207,7 +211,7 @@ func (c *Collector) Observe(_ context.Context, e ratelimit.Event) {
 
 // Describe implements prometheus.Collector.
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{requestsDesc, latencyDesc, degradedDesc, keysDesc, waitingDesc} {
+	for _, desc := range []*prometheus.Desc{requestsDesc, latencyDesc, degradedDesc, keysDesc, waitingDesc, leaseCallsDesc, leaseTokensDesc} {
 		ch <- desc
 	}
 	c.errors.Describe(ch)
@@ -225,8 +229,9 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	c.known.Load().collect(ch)
 
 	c.mu.Lock()
-	memory, fallback := maps.Clone(c.memory), maps.Clone(c.fallback)
+	memory, fallback, leases := maps.Clone(c.memory), maps.Clone(c.fallback), maps.Clone(c.leases)
 	c.mu.Unlock()
+	collectLeases(ch, leases)
 	gauge := func(desc *prometheus.Desc, value float64, store string) {
 		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, store)
 	}

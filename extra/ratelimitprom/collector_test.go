@@ -324,6 +324,8 @@ func TestMistakes(t *testing.T) {
 		`ratelimitprom: WithFallbackStore("", …): needs a name, for example "main"`:                                           func() { ratelimitprom.WithFallbackStore("", breaker(true)) },
 		`ratelimitprom: WithMemoryStore("main", nil): needs a *ratelimit.MemoryStore, for example ratelimit.NewMemoryStore()`: func() { ratelimitprom.WithMemoryStore("main", nil) },
 		`ratelimitprom: WithFallbackStore("main", nil): needs a store with a breaker, for example a *ratelimit.FallbackStore`: func() { ratelimitprom.WithFallbackStore("main", nil) },
+		`ratelimitprom: WithLeases("", …): needs a name, for example "main"`:                                                  func() { ratelimitprom.WithLeases("", leaser{}) },
+		`ratelimitprom: WithLeases("main", nil): needs a *ratelimit.RedisStore that was made WithLease`:                       func() { ratelimitprom.WithLeases("main", nil) },
 	} {
 		func() {
 			defer func() {

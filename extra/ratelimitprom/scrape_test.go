@@ -93,7 +93,8 @@ func TestScrape(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			families := scrape(t, server.URL, accept)
 			want := []string{
-				"ratelimit_give_back_errors_total", "ratelimit_gone_total", "ratelimit_requests_total", "ratelimit_store_degraded", "ratelimit_store_duration_seconds", "ratelimit_store_errors_total",
+				"ratelimit_give_back_errors_total", "ratelimit_gone_total", "ratelimit_lease_calls_total", "ratelimit_lease_tokens_total",
+				"ratelimit_requests_total", "ratelimit_store_degraded", "ratelimit_store_duration_seconds", "ratelimit_store_errors_total",
 				"ratelimit_store_keys", "ratelimit_wait_duration_seconds", "ratelimit_waiting_requests",
 			}
 			if got := slices.Sorted(maps.Keys(families)); !slices.Equal(got, want) {

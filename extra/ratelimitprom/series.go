@@ -69,7 +69,7 @@ func reasonOf(reason ratelimit.Reason) int {
 }
 
 // numSources is how many sources have a label of their own; later ones count as unknown.
-const numSources = ratelimit.SourceFallback + 1
+const numSources = ratelimit.SourceLease + 1
 
 func sourceOf(source ratelimit.Source) ratelimit.Source {
 	if source >= numSources {

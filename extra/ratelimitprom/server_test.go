@@ -39,7 +39,8 @@ func newServer(t *testing.T) *httptest.Server {
 	full, registry := ratelimit.NewMemoryStore(ratelimit.WithMaxKeys(1)), prometheus.NewRegistry()
 	metrics, err := ratelimitprom.Register(registry,
 		ratelimitprom.WithMemoryStore("full", full),
-		ratelimitprom.WithFallbackStore("main", breaker(true)))
+		ratelimitprom.WithFallbackStore("main", breaker(true)),
+		ratelimitprom.WithLeases("main", leaser{}))
 	if err != nil {
 		t.Fatal(err)
 	}

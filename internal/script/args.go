@@ -65,6 +65,15 @@ func (l *Limits) printBack(c *bucket.Change) []any {
 	return append(args, decimal(c.Back.At), manner, "back")
 }
 
+// lend are the arguments for a lease.
+func (l *Limits) lend(asks []bucket.Ask) []any {
+	args := make([]any, 0, 4*len(l.Scales)+1)
+	for i := range l.Scales {
+		args = append(args, l.fixed[i].text, decimal(asks[i].Need), decimal(asks[i].Want), decimal(asks[i].Floor))
+	}
+	return append(args, "lease")
+}
+
 const wordLook = "look"
 
 // look are the arguments for a look, by limits or, where l is nil, by what is stored.

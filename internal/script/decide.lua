@@ -10,8 +10,10 @@ local SLACK = 2000        -- milliseconds that a key outlives its buckets: TOLER
 local function number(text) return tonumber(text) + 0.0 end
 
 local asked, word = #ARGV, ARGV[#ARGV] -- how many arguments are limits, and what is asked for
-local banning, giving, looking, resetting = word == 'ban', word == 'back', word == 'look', word == 'reset'
-if banning then asked = asked - 5 elseif giving then asked = asked - 3 elseif looking or resetting then asked = asked - 1 end
+local banning, giving, leasing = word == 'ban', word == 'back', word == 'lease'
+local looking, resetting = word == 'look', word == 'reset'
+if banning then asked = asked - 5 elseif giving then asked = asked - 3
+elseif leasing or looking or resetting then asked = asked - 1 end
 
 
 local function refill(deficit, pertick, elapsed) return math.max(0, deficit - elapsed * pertick) end
@@ -107,6 +109,16 @@ local function read(state)
   return buckets, bans, last
 end
 
+-- How many tokens a bucket grants to a lease, nil if it has fewer than are needed; package bucket says why.
+local function grant(bucket, need, want, floor)
+  local function whole(units) return (units - math.fmod(units, bucket.token)) / bucket.token end
+  local there = whole(math.max(0, size(bucket) - bucket.deficit))
+  if there < need then return nil end
+  if need == 0 and want == 0 then return 0 end
+  local raised = whole(math.max(0, floor - bucket.deficit) + bucket.token - 1)
+  return math.max(need, math.min(math.max(want, raised), there))
+end
+
 local function banned(strikes)
   return math.ceil(math.max(0, strikes.deficit - size(strikes)) / strikes.pertick)
 end
@@ -177,6 +189,10 @@ local function decide(key)
     wanted[#wanted + 1] = bucket
     if giving then
       bucket.cost = -worth(bucket, number(ARGV[i + 1]), number(ARGV[i + 2]), number(ARGV[asked + 1]), now + late)
+    elseif leasing then
+      bucket.grant = grant(bucket, number(ARGV[i + 1]), number(ARGV[i + 2]), number(ARGV[i + 3]))
+      bucket.cost = (bucket.grant or 0) * bucket.token
+      allowed = allowed and bucket.grant ~= nil
     else
       bucket.cost = number(ARGV[i + 2])
       allowed = allowed and bucket.deficit <= number(ARGV[i + 1])
@@ -193,6 +209,9 @@ local function decide(key)
       bucket.deficit = deficit
     end
     answer[#answer + 1] = math.floor(bucket.deficit)
+  end
+  if leasing then
+    for _, bucket in ipairs(wanted) do answer[#answer + 1] = allowed and math.floor(bucket.grant) or 0 end
   end
   if strikes then
     -- A refusal is a strike, and the last strike a ban; Ban.Strike says how. A look is no offence.
@@ -239,7 +258,7 @@ if looking then
   for i = 1, #answer do reply[i + 1] = answer[i] end
   return reply
 end
-local width = 2 + asked / 4 + (banning and 1 or 0)
+local width = 2 + asked / 4 * (leasing and 2 or 1) + (banning and 1 or 0)
 for _, i in ipairs(others) do
   local answer = decide(KEYS[i])
   for j = 1, width do reply[1 + (i - 1) * width + j] = answer[j] or 0 end

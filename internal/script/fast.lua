@@ -8,11 +8,15 @@
 --          strikes and of memory; the shortest and the longest ban in microseconds; and "ban".
 --          A give-back, four for each limit: the limit; the deficit right after the take; the units to give back; and
 --          pertick. Then the time of the take; "plain", "leave" or "queued"; and "back".
+--          A lease, four for each limit: the limit; the tokens that are needed; the tokens that are wanted; and the
+--          deficit, in units, up to which the grant is raised. Then "lease".
 --          A look: the limits, or none for those that are stored, and "look". A reset: "reset".
 --
 -- Reply    the time in microseconds since the epoch, and then for each key: 1 if allowed, 0 if not, or -1 if the key
 --          holds something that is not a rate limit; microseconds that the clock is behind the state; each limit's
 --          deficit in units; and, if bans were asked for, the microseconds that the key is still shut out.
+--          A lease: 1 if everything needed is granted, or 0; how far the clock is behind; each limit's deficit after it;
+--          and the tokens that each limit grants.
 --          A reset: 1 if there was anything to forget, and 0. A look, of one key: 1; how far the clock is behind; how
 --          many buckets; each bucket's capacity, token, pertick and deficit; and those of the two of a ban, if any.
 --

@@ -36,6 +36,7 @@ func TestRepliesAreIntegersUnderNewerLua(t *testing.T) {
 		{"1 100000 1\t-1\t100000\t1\t" + ban, "1900000000350000 0 0 0 1000000"},
 		{"reset", "1900000000400000 1 0"},
 		{"reset", "1900000000450000 0 0"},
+		{"10 300000 7\t1\t2\t750000\tlease", "1900000000500000 1 0 900000 3"},
 	} {
 		input, want = append(input, "key|"+run.args), append(want, run.reply)
 	}

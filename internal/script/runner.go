@@ -39,6 +39,21 @@ func (r *Runner) Change(ctx context.Context, key string, l *Limits, c *bucket.Ch
 	return decode(reply, len(l.Scales), c.Ban != nil)
 }
 
+// Lend has the script withdraw tokens from the buckets of a key, and returns how many each limit has granted.
+func (r *Runner) Lend(ctx context.Context, key string, l *Limits, asks []bucket.Ask) (o bucket.Outcome, grants []int64, err error) {
+	reply, err := r.run(ctx, key, l.lend(asks))
+	if err != nil {
+		return bucket.Outcome{}, nil, err
+	}
+	// The grants are more numbers of the same kind.
+	o, err = decode(reply, 2*len(l.Scales), false)
+	if err != nil {
+		return bucket.Outcome{}, nil, err
+	}
+	o.Deficits, grants = o.Deficits[:len(l.Scales)], o.Deficits[len(l.Scales):]
+	return o, grants, nil
+}
+
 // Look has the script say what a key holds, by limits or, where l is nil, by its own, and how far the server's clock is
 // behind that.
 func (r *Runner) Look(ctx context.Context, key string, l *Limits) (state bucket.State, late int64, err error) {

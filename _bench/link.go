@@ -1,0 +1,46 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/gin-ratelimit/ratelimit/internal/redistest"
+)
+
+// linkRTTs are the round trips of the links, which a proxy makes that delays both ways.
+var linkRTTs = []time.Duration{time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond}
+
+func linkName(rtt time.Duration, callers int) string { return fmt.Sprintf("link/%v/%d", rtt, callers) }
+
+// hasLink leaves out who is measured for another reason: a lease makes no difference to many keys, and of two that read
+// and then write one is enough.
+func hasLink(p peer) bool { return hasRedis(p) && p.name != oursByLease.name && p.name != jgl.name }
+
+func linkScenarios() (all []scenario) {
+	for _, rtt := range linkRTTs {
+		for _, callers := range redisCallers {
+			name := linkName(rtt, callers)
+			all = append(all, scenario{name, hasLink, func(p peer, o options) metrics {
+				h := &host{}
+				defer h.close()
+				link := redistest.NewLink(h, o.redis, rtt)
+				return onRedis(name, link.Addr, callers, p, redisLimit, newKeys(redisKeys, false), allowed, redisLasts*o.lasts, redisLasts*o.lasts)
+			}})
+		}
+	}
+	return all
+}
+
+func linkTables() (tables []table) {
+	for _, rtt := range linkRTTs {
+		t := table{title: fmt.Sprintf("Redis over a link of %v", rtt), text: "As above, but by a proxy that delays each direction by half of the round trip. It runs in the process of the callers."}
+		for _, callers := range redisCallers {
+			name := linkName(rtt, callers)
+			t.columns = append(t.columns,
+				column{title: plural(callers, "caller", "callers") + ": takes/s", metric: name, format: "%.0f"},
+				column{title: "p99, ms", metric: name + "/p99ms", format: "%.1f"})
+		}
+		tables = append(tables, t)
+	}
+	return tables
+}

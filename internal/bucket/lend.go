@@ -1,0 +1,49 @@
+package bucket
+
+// Ask is what a lease asks of one limit's bucket. Need and Want of 0 leave the bucket alone.
+type Ask struct {
+	Need  int64 // tokens: if there are fewer, nothing is granted of any limit
+	Want  int64 // tokens: as many as there are, up to this
+	Floor int64 // units: the grant is raised until the bucket lacks so much, because tokens of a fuller one are soon void
+}
+
+// Grant returns how many tokens a bucket grants that lacks deficit, and whether it has those that are needed. It grants
+// whole tokens only.
+func (a *Ask) Grant(s *Scale, deficit int64) (tokens int64, ok bool) {
+	there := s.Remaining(deficit)
+	switch {
+	case there < a.Need:
+		return 0, false
+	case a.Need == 0 && a.Want == 0:
+		return 0, true
+	}
+	raised := (max(0, a.Floor-deficit) + s.Token - 1) / s.Token
+	return max(a.Need, min(max(a.Want, raised), there)), true
+}
+
+// Lend withdraws what is asked from the buckets of all scales or from none at the tick now, and returns the tokens that
+// were granted, one number per limit. It is the Go twin of the Redis script's "lease".
+func (s *State) Lend(now int64, asks []Ask, scales []Scale) (o Outcome, grants []int64) {
+	next := s.taken(now, scales, nil)
+	o = Outcome{Allowed: true, Deficits: make([]int64, len(scales)), At: now}
+	grants = make([]int64, len(scales))
+	for i := range scales {
+		o.Deficits[i] = next.Levels[i].Deficit - next.Levels[i].surplus(&scales[i])
+		granted, ok := asks[i].Grant(&scales[i], o.Deficits[i])
+		grants[i], o.Allowed = granted, o.Allowed && ok
+	}
+	if !o.Allowed {
+		clear(grants)
+		return o, grants
+	}
+	changed := false
+	for i := range scales {
+		o.Deficits[i] += grants[i] * scales[i].Token
+		next.Levels[i].Deficit = o.Deficits[i] + next.Levels[i].surplus(&scales[i])
+		changed = changed || grants[i] > 0
+	}
+	if changed {
+		*s = next
+	}
+	return o, grants
+}
