@@ -637,6 +637,16 @@ var withRedis = map[string]func(*testing.T, *parts, string){
 		require.LessOrEqual(t, float64(admitted), 20+10*time.Since(start).Seconds(), "together")
 		require.Less(t, admitted, decided)
 	},
+	"docs/operations.md#very-busy-keys": func(t *testing.T, p *parts, where string) {
+		server := redistest.Start(t)
+		p.redisAddr = server.Addr
+		p.paste(t, where).router.GET("/", ok200)
+		leased := p.made["leased"].(*ratelimit.RedisStore)
+		require.Eventually(t, func() bool {
+			require.Equal(t, 100, p.admitted(100, request{}))
+			return leased.LeaseStats().Spent > 0
+		}, 20*time.Second, time.Millisecond)
+	},
 	"docs/operations.md#redis": func(t *testing.T, p *parts, where string) {
 		server := redistest.Start(t, redistest.WithConfig("maxmemory-policy", "allkeys-lru"))
 		p.redisAddr = server.Addr
