@@ -18,14 +18,14 @@ import (
 // no_key, shadow). Warn: somebody should look (overflow: raise [WithMaxKeys]; banned; give_back). Error: there was no
 // decision (store, foreign, argument), with the store's error.
 //
-// A client that hammers is one line per [WithLogPeriod], per limiter and reason, and all together are at most
-// [WithLogRate] lines a second. Failures are one line per period, limiter and reason, whoever asked. What was
-// left out since the line before is counted in the attribute "suppressed"; without a further line it is not
-// told. Keys appear as their digest, see [KeyOf]. Errors are logged as they are, but for that about a foreign
+// A client that hammers is one line per [WithLogPeriod], per limiter and reason. Failures are one line per period,
+// limiter and reason, whoever asked. Each level has [WithLogRate] lines a second of its own, so that refusals cannot hide
+// an outage. The attribute "suppressed" counts the events of the same level that got no line since the level's line
+// before; without a further line they are not reported. Keys appear as their digest, see [KeyOf]. Errors are logged as they are, but for that about a foreign
 // state, which names the key: the error handler gets it whole.
 //
 // Allowed requests cost a comparison. One LogObserver may serve any number of limiters; it owns no goroutine, and
-// remembers lines a second × period digests of 8 bytes. It panics if logger is nil.
+// remembers up to 3 × lines a second × period digests of 8 bytes. It panics if logger is nil.
 func LogObserver(logger *slog.Logger, opts ...LogOption) func(context.Context, Event) {
 	if logger == nil {
 		panic("ratelimit: LogObserver(nil): needs a logger, for example slog.Default()")
@@ -37,6 +37,7 @@ func LogObserver(logger *slog.Logger, opts ...LogOption) func(context.Context, E
 		base:   time.Now(),
 		seed:   maphash.MakeSeed(),
 		last:   map[uint64]time.Duration{},
+		levels: map[slog.Level]*levelLog{slog.LevelInfo: {}, slog.LevelWarn: {}, slog.LevelError: {}},
 	}
 	for _, opt := range opts {
 		opt(l)
@@ -56,7 +57,7 @@ func WithLogPeriod(period time.Duration) LogOption {
 	return func(l *eventLog) { l.period = period }
 }
 
-// WithLogRate sets how many lines are logged in one second, at the most. It panics if lines is below 1.
+// WithLogRate sets how many lines of each level are logged in one second, at the most. It panics if lines is below 1.
 // Default: 10.
 func WithLogRate(lines int) LogOption {
 	if lines < 1 {
@@ -73,11 +74,16 @@ type eventLog struct {
 	base   time.Time
 	seed   maphash.Seed
 
-	mu         sync.Mutex
-	last       map[uint64]time.Duration // when a line was written, since base, by what it was about
-	second     time.Duration            // the current one
-	lines      int                      // written in it
-	suppressed int                      // since the last line
+	mu     sync.Mutex
+	last   map[uint64]time.Duration // when a line was written, since base, by what it was about
+	second time.Duration            // the current one
+	levels map[slog.Level]*levelLog
+}
+
+// levelLog is what was logged of one level, and what was not.
+type levelLog struct {
+	lines      int // written in the current second
+	suppressed int // since the last line
 }
 
 func (l *eventLog) observe(ctx context.Context, e Event) {
@@ -88,7 +94,7 @@ func (l *eventLog) observe(ctx context.Context, e Event) {
 	if !l.logger.Enabled(ctx, level) {
 		return
 	}
-	suppressed, ok := l.admit(e)
+	suppressed, ok := l.admit(e, level)
 	if !ok {
 		return
 	}
@@ -140,8 +146,8 @@ func levelOf(e Event) slog.Level {
 	}
 }
 
-// admit reports whether e gets a line, and how many events got none since the line before.
-func (l *eventLog) admit(e Event) (suppressed int, ok bool) {
+// admit reports whether e gets a line, and how many events of its level got none since the line before.
+func (l *eventLog) admit(e Event, level slog.Level) (suppressed int, ok bool) {
 	about := struct {
 		name   string
 		reason Reason
@@ -158,16 +164,20 @@ func (l *eventLog) admit(e Event) (suppressed int, ok bool) {
 	defer l.mu.Unlock()
 	now := time.Since(l.base)
 	if second := now.Truncate(time.Second); second != l.second {
-		l.second, l.lines = second, 0
+		l.second = second
+		for _, of := range l.levels {
+			of.lines = 0
+		}
 		maps.DeleteFunc(l.last, func(_ uint64, at time.Duration) bool { return now-at >= l.period })
 	}
 	at, written := l.last[id]
-	if l.lines >= l.rate || written && now-at < l.period {
-		l.suppressed++
+	of := l.levels[level]
+	if of.lines >= l.rate || written && now-at < l.period {
+		of.suppressed++
 		return 0, false
 	}
-	suppressed, l.suppressed = l.suppressed, 0
-	l.lines++
+	suppressed, of.suppressed = of.suppressed, 0
+	of.lines++
 	l.last[id] = now
 	return suppressed, true
 }

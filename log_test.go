@@ -237,6 +237,46 @@ func TestLogRate(t *testing.T) {
 }
 
 // A flood of new keys leaves no more behind than what the lines of a period were about.
+// An outage gets its lines however many clients are refused and banned, and each line counts its own level.
+func TestLogOutageAmongRefusals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		observe := ratelimit.LogObserver(slog.New(slog.NewTextHandler(&out, nil)))
+		for second := range 60 {
+			for i := range 12 {
+				e := refusalOf(fmt.Sprint("client-", second, "-", i))
+				observe(t.Context(), e)
+				e.Reason = ratelimit.ReasonBanned
+				observe(t.Context(), e)
+			}
+			for range 5 {
+				observe(t.Context(), ratelimit.Event{Name: "login", Reason: ratelimit.ReasonStore, Err: errors.New("redis is down")})
+			}
+			time.Sleep(time.Second)
+		}
+		lines := strings.Split(out.String(), "\n")
+		counts, errorLines := map[string]int{}, []string{}
+		for _, line := range lines {
+			for _, level := range []string{"INFO", "WARN", "ERROR"} {
+				if strings.Contains(line, "level="+level) {
+					counts[level]++
+				}
+			}
+			if strings.Contains(line, "level=ERROR") {
+				errorLines = append(errorLines, line)
+			}
+		}
+		if counts["INFO"] != 600 || counts["WARN"] != 600 || counts["ERROR"] != 6 {
+			t.Errorf("lines by level: %v", counts)
+		}
+		for i, line := range errorLines[1:] {
+			if !strings.HasSuffix(line, " suppressed=49") {
+				t.Errorf("outage line %d counts other levels: %s", i+1, line)
+			}
+		}
+	})
+}
+
 func TestLogMemoryIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		observe := ratelimit.LogObserver(slog.New(slog.NewTextHandler(io.Discard, nil)),
