@@ -53,7 +53,7 @@ func TestDashboardIsImportable(t *testing.T) {
 	if d.Title == "" || d.UID == "" || d.SchemaVersion < 30 || len(d.Panels) < 7 {
 		t.Errorf("title %q, uid %q, schema %d, %d panels", d.Title, d.UID, d.SchemaVersion, len(d.Panels))
 	}
-	if list := d.Templating.List; len(list) != 2 || list[0].Name != "datasource" || list[0].Type != "datasource" || list[1].Name != "policy" {
+	if list := d.Templating.List; len(list) != 3 || list[0].Name != "datasource" || list[0].Type != "datasource" || list[1].Name != "job" || list[2].Name != "policy" {
 		t.Errorf("variables %+v", list)
 	}
 	ids, taken := map[int]bool{}, map[[2]int]string{}

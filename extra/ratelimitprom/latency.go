@@ -29,11 +29,12 @@ const (
 )
 
 // classic are the upper bounds of the classic buckets. Memory takes less than the first, Redis in the same
-// building the next few, and the default budget of a RedisStore is 50 ms.
+// building the next few, and the default budget of a RedisStore is 50 ms. Budgets for another continent are some seconds.
 var classic = []time.Duration{
 	time.Microsecond, 10 * time.Microsecond, 100 * time.Microsecond, 250 * time.Microsecond, 500 * time.Microsecond,
 	time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond, 10 * time.Millisecond, 25 * time.Millisecond,
 	50 * time.Millisecond, 100 * time.Millisecond, 250 * time.Millisecond, time.Second,
+	2500 * time.Millisecond, 5 * time.Second, 10 * time.Second,
 }
 
 // ends are the upper bounds of the cells, inclusive and in ascending order.

@@ -124,7 +124,7 @@ func keepVisiting(t *testing.T, server string) {
 		tick := time.NewTicker(50 * time.Millisecond)
 		defer tick.Stop()
 		for i := 0; ; i++ {
-			for _, path := range []string{"/login/ann", "/full", "/broken", "/held", "/dry"} {
+			for _, path := range []string{"/login/ann", "/full", "/broken", "/degraded", "/held", "/dry"} {
 				request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server+path, nil)
 				if err != nil {
 					return
@@ -156,7 +156,7 @@ func TestEveryQueryGivesData(t *testing.T) {
 	for _, panel := range readDashboard(t).Panels {
 		for _, target := range panel.Targets {
 			queries["panel "+panel.Title+" "+target.RefID] = strings.NewReplacer(
-				"$policy", ".*", "$__rate_interval", "1m", "$__range", "1m").Replace(target.Expr)
+				"$policy", ".*", "$job", ".*", "$__rate_interval", "1m", "$__range", "1m").Replace(target.Expr)
 		}
 	}
 	var loaded struct {
@@ -176,7 +176,7 @@ func TestEveryQueryGivesData(t *testing.T) {
 	for name, query := range queries {
 		eventually(t, name+" gives data: "+query, func() bool { return samples(t, prometheus, query) > 0 })
 	}
-	eventually(t, "all four alerts are pending", func() bool {
+	eventually(t, "all five alerts are pending", func() bool {
 		ask(t, prometheus, "rules", &loaded)
 		return !slices.ContainsFunc(loaded.Groups[0].Rules, func(r struct{ Name, Query, State string }) bool { return r.State != "pending" })
 	})

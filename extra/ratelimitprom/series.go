@@ -40,6 +40,9 @@ var reasons = [...]struct {
 	{ratelimit.ReasonArgument, "failed"},
 }
 
+// errorKinds are the words of ratelimit.ErrorKind for a store that cannot decide.
+var errorKinds = []string{"timeout", "canceled", "network", "reply", "foreign", other}
+
 // reasonOf returns the place of a reason in reasons. A switch, because it is four times as fast as a map.
 func reasonOf(reason ratelimit.Reason) int {
 	switch reason {
@@ -170,6 +173,9 @@ func (c *Collector) series(name, route string) *series {
 	// From 0 on, or the first one would be no increase.
 	c.gone.WithLabelValues(s.policy.name)
 	c.backs.WithLabelValues(s.policy.name)
+	for _, kind := range errorKinds {
+		c.errors.WithLabelValues(s.policy.name, kind)
+	}
 	return s
 }
 
@@ -192,18 +198,34 @@ func (x *index) collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// collect sends what a source has decided. Where it has decided anything, refusals are sent even if there were none
-// yet, because a rate does not see the first step of a series that begins with it.
+// collect sends what a source has decided, and zeros for what an alert reads and has not happened yet: a rate does not see
+// the first step of a series that begins with it.
 func (s *series) collect(ch chan<- prometheus.Metric, source ratelimit.Source) {
-	decided := s.counts[allowed][source].Load()+s.counts[refused][source].Load() > 0
 	for i, r := range reasons {
 		n := s.counts[i][source].Load()
-		if n == 0 && !(decided && (i == allowed || i == refused)) {
+		if n == 0 && !s.begins(i, source) {
 			continue
 		}
 		ch <- prometheus.MustNewConstMetric(requestsDesc, prometheus.CounterValue, float64(n),
 			s.policy.name, s.route, r.decision, string(r.reason), source.String())
 	}
+}
+
+// begins reports whether a count is sent before there is anything to count.
+func (s *series) begins(reason int, source ratelimit.Source) bool {
+	switch r := reasons[reason]; source {
+	case ratelimit.SourceOverflow:
+		return s.decided(ratelimit.SourceMemory) && (r.reason == ratelimit.ReasonAllowed || r.reason == ratelimit.ReasonOverflow)
+	case ratelimit.SourceFallback:
+		return s.decided(ratelimit.SourceRedis) && (reason == allowed || reason == refused)
+	default:
+		return s.decided(source) && (reason == allowed || r.decision == "refused" && r.reason != ratelimit.ReasonOverflow)
+	}
+}
+
+// decided reports whether a source has allowed or refused anything.
+func (s *series) decided(source ratelimit.Source) bool {
+	return s.counts[allowed][source].Load()+s.counts[refused][source].Load() > 0
 }
 
 // latency returns the histogram of a source.

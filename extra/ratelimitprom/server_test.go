@@ -60,6 +60,11 @@ func newServer(t *testing.T) *httptest.Server {
 	router.GET("/login/:account", limiter("login", ratelimit.NewMemoryStore()), ok)
 	router.GET("/full", limiter("full", full, ratelimit.WithKeyFunc(ratelimit.ByHeader("Account"))), ok)
 	router.GET("/broken", limiter("broken", brokenStore{}), ok)
+	degraded, err := ratelimit.NewFallbackStore(brokenStore{}, ratelimit.NewMemoryStore())
+	if err != nil {
+		t.Fatal(err)
+	}
+	router.GET("/degraded", limiter("degraded", degraded), ok)
 	router.GET("/held", func(*gin.Context) { // As if it had waited; for how long really is another test's.
 		e := eventOf("held", "/held", ratelimit.ReasonAllowed)
 		e.Waited, e.Waiting = 30*time.Millisecond, 2
