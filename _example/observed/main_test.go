@@ -47,7 +47,7 @@ func TestObserved(t *testing.T) {
 		{"/stats", stats, `"name":"login","accepted":5,"refused":`},
 		{"the log", log.String(), `msg="rate limit refused" name=login route=/login key=`},
 		{"the log", log.String(), `msg="refusal ratio" name=login above=true`},
-		{"OpenTelemetry", telemetry.String(), `"Name":"ratelimit.requests"`},
+		{"OpenTelemetry", telemetry.String(), `"Name":"gin.ratelimit.requests"`},
 		{"OpenTelemetry", telemetry.String(), `"Name":"ratelimit.decision"`},
 	} {
 		if !strings.Contains(c.text, c.want) {

@@ -16,22 +16,22 @@ type Leaser interface {
 	LeaseStats() ratelimit.LeaseStats
 }
 
-// WithLeases records what the leases of store do, under its name, each time metrics are read: ratelimit.lease.calls, and
-// ratelimit.lease.tokens by ratelimit.fate, which is leased, spent, given_back or void. Repeatable. It panics if name is ""
+// WithLeases records what the leases of store do, under its name, each time metrics are read: gin.ratelimit.lease.calls, and
+// gin.ratelimit.lease.tokens by ratelimit.fate, which is leased, spent, given_back or void. Repeatable. It panics if name is ""
 // or store is nil.
 func WithLeases(name string, store Leaser) Option {
 	if name == "" || store == nil {
 		panic(fmt.Sprintf("ratelimitotel: WithLeases(%q, %v): needs a name and a store, for example \"main\" and a *ratelimit.RedisStore that was made WithLease", name, store))
 	}
-	return func(c *config) { c.leases[name] = store }
+	return func(c *config) { c.leases[validUTF8(name)] = store }
 }
 
 const fateKey = attribute.Key("ratelimit.fate")
 
 func leaseInstruments(meter metric.Meter) (calls, tokens metric.Int64ObservableCounter, err error) {
-	calls, callsErr := meter.Int64ObservableCounter("ratelimit.lease.calls", metric.WithUnit("{call}"),
+	calls, callsErr := meter.Int64ObservableCounter("gin.ratelimit.lease.calls", metric.WithUnit("{call}"),
 		metric.WithDescription("Calls to Redis for leases."))
-	tokens, tokensErr := meter.Int64ObservableCounter("ratelimit.lease.tokens", metric.WithUnit("{token}"),
+	tokens, tokensErr := meter.Int64ObservableCounter("gin.ratelimit.lease.tokens", metric.WithUnit("{token}"),
 		metric.WithDescription("Tokens of leases, by fate: leased, spent, given_back or void."))
 	return calls, tokens, errors.Join(callsErr, tokensErr)
 }

@@ -7,15 +7,15 @@
 //
 // The instruments are
 //
-//	ratelimit.requests            counter, {request}    requests, by how they fared
-//	ratelimit.store.duration      histogram, s          how long stores took
-//	ratelimit.store.errors        counter, {error}      requests that stores could not decide
-//	ratelimit.gone                counter, {request}    requests given up while held back: their clients left
-//	ratelimit.give_back.errors    counter, {error}      times that tokens could not be given back
-//	ratelimit.store.degraded      gauge, 1              1 while a store's breaker is not closed; see WithFallbackStore
-//	ratelimit.store.keys          gauge, {key}          keys in memory; see WithMemoryStore
-//	ratelimit.wait.duration       histogram, s          how long held-back requests waited
-//	ratelimit.waiting_requests    gauge, {request}      requests held back as of the policy's last event
+//	gin.ratelimit.requests            counter, {request}    requests, by how they fared
+//	gin.ratelimit.store.duration      histogram, s          how long stores took
+//	gin.ratelimit.store.errors        counter, {error}      requests that stores could not decide
+//	gin.ratelimit.gone                counter, {request}    requests given up while held back: their clients left
+//	gin.ratelimit.give_back.errors    counter, {error}      times that tokens could not be given back
+//	gin.ratelimit.store.degraded      gauge, {store}        1 while a store's breaker is not closed; see WithFallbackStore
+//	gin.ratelimit.store.keys          gauge, {key}          keys in memory; see WithMemoryStore
+//	gin.ratelimit.wait.duration       histogram, s          how long held-back requests waited
+//	gin.ratelimit.waiting_requests    gauge, {request}      requests held back as of the policy's last event
 //
 // and their attributes
 //
@@ -32,6 +32,10 @@
 // of refusals that waiting helps). Where limiters stack, each adds its own.
 //
 // No attribute ever holds a key.
+//
+// Names differ from those of extra/ratelimitprom, so that both can be exported to one Prometheus. Its alerts and its
+// dashboard are for its own metrics: by way of OpenTelemetry requests are gin_ratelimit_requests_total, with labels
+// ratelimit_policy, http_route, ratelimit_decision, ratelimit_reason and ratelimit_source.
 package ratelimitotel
 
 import (
@@ -39,6 +43,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -70,8 +75,9 @@ type Observer struct {
 	waits    metric.Float64Histogram
 	waiting  metric.Int64Gauge
 
-	mu    sync.Mutex // held to replace known
-	known atomic.Pointer[map[fate]*measurements]
+	mu     sync.Mutex // held to replace known
+	known  atomic.Pointer[map[fate]*measurements]
+	routes map[pair]bool // guarded by mu: those that are named
 
 	registration metric.Registration
 }
@@ -100,7 +106,7 @@ func WithMemoryStore(name string, store *ratelimit.MemoryStore) Option {
 	if name == "" || store == nil {
 		panic(fmt.Sprintf("ratelimitotel: WithMemoryStore(%q, %p): needs a name and a store, for example \"main\" and ratelimit.NewMemoryStore()", name, store))
 	}
-	return func(c *config) { c.memory[name] = store }
+	return func(c *config) { c.memory[validUTF8(name)] = store }
 }
 
 // Degrader is a store that has a breaker, such as ratelimit.FallbackStore.
@@ -115,7 +121,7 @@ func WithFallbackStore(name string, store Degrader) Option {
 	if name == "" || store == nil {
 		panic(fmt.Sprintf("ratelimitotel: WithFallbackStore(%q, %v): needs a name and a store, for example \"main\" and a *ratelimit.FallbackStore", name, store))
 	}
-	return func(c *config) { c.fallback[name] = store }
+	return func(c *config) { c.fallback[validUTF8(name)] = store }
 }
 
 // New returns an Observer. The error is the MeterProvider's, about an instrument.
@@ -129,7 +135,7 @@ func New(opts ...Option) (*Observer, error) {
 	for _, opt := range opts {
 		opt(&config)
 	}
-	o := &Observer{}
+	o := &Observer{routes: map[pair]bool{}}
 	o.known.Store(&map[fate]*measurements{})
 	if err := o.instrument(config); err != nil {
 		return nil, fmt.Errorf("ratelimitotel: %w", err)
@@ -144,27 +150,27 @@ func (o *Observer) Close() error { return o.registration.Unregister() }
 func (o *Observer) instrument(config config) error {
 	meter := config.provider.Meter("github.com/gin-ratelimit/ratelimit/extra/ratelimitotel")
 	var errs [11]error
-	o.requests, errs[0] = meter.Int64Counter("ratelimit.requests", metric.WithUnit("{request}"),
+	o.requests, errs[0] = meter.Int64Counter("gin.ratelimit.requests", metric.WithUnit("{request}"),
 		metric.WithDescription("Requests by limiter, route, decision, its reason, and who decided."))
-	o.duration, errs[1] = meter.Float64Histogram("ratelimit.store.duration", metric.WithUnit("s"),
+	o.duration, errs[1] = meter.Float64Histogram("gin.ratelimit.store.duration", metric.WithUnit("s"),
 		metric.WithDescription("How long the store took to decide, or to fail."),
-		metric.WithExplicitBucketBoundaries(1e-6, 1e-5, 1e-4, 2.5e-4, 5e-4, .001, .0025, .005, .01, .025, .05, .1, .25, 1))
-	o.errors, errs[2] = meter.Int64Counter("ratelimit.store.errors", metric.WithUnit("{error}"),
+		metric.WithExplicitBucketBoundaries(1e-6, 1e-5, 1e-4, 2.5e-4, 5e-4, .001, .0025, .005, .01, .025, .05, .1, .25, 1, 2.5, 5, 10))
+	o.errors, errs[2] = meter.Int64Counter("gin.ratelimit.store.errors", metric.WithUnit("{error}"),
 		metric.WithDescription("Requests that the store could not decide, by kind of error."))
-	o.waits, errs[3] = meter.Float64Histogram("ratelimit.wait.duration", metric.WithUnit("s"),
+	o.waits, errs[3] = meter.Float64Histogram("gin.ratelimit.wait.duration", metric.WithUnit("s"),
 		metric.WithDescription("How long requests were held back, of those that were."),
 		metric.WithExplicitBucketBoundaries(.001, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30))
-	o.waiting, errs[4] = meter.Int64Gauge("ratelimit.waiting_requests", metric.WithUnit("{request}"),
+	o.waiting, errs[4] = meter.Int64Gauge("gin.ratelimit.waiting_requests", metric.WithUnit("{request}"),
 		metric.WithDescription("Requests that the limiter was holding back at its last event."))
-	o.gone, errs[8] = meter.Int64Counter("ratelimit.gone", metric.WithUnit("{request}"),
+	o.gone, errs[8] = meter.Int64Counter("gin.ratelimit.gone", metric.WithUnit("{request}"),
 		metric.WithDescription("Requests that were given up while they were held back, because their clients left."))
-	o.backs, errs[9] = meter.Int64Counter("ratelimit.give_back.errors", metric.WithUnit("{error}"),
+	o.backs, errs[9] = meter.Int64Counter("gin.ratelimit.give_back.errors", metric.WithUnit("{error}"),
 		metric.WithDescription("Times that the store could not give tokens back."))
 	// A gauge rather than an up-down counter, because two Observers on one store must not add up.
-	keys, err := meter.Int64ObservableGauge("ratelimit.store.keys", metric.WithUnit("{key}"),
+	keys, err := meter.Int64ObservableGauge("gin.ratelimit.store.keys", metric.WithUnit("{key}"),
 		metric.WithDescription("Keys that the store holds in memory."))
 	errs[5] = err
-	degraded, err := meter.Int64ObservableGauge("ratelimit.store.degraded", metric.WithUnit("1"),
+	degraded, err := meter.Int64ObservableGauge("gin.ratelimit.store.degraded", metric.WithUnit("{store}"),
 		metric.WithDescription("1 while the store's breaker is not closed and its fallback decides, else 0."))
 	errs[6] = err
 	calls, tokens, err := leaseInstruments(meter)
@@ -190,7 +196,7 @@ func (o *Observer) instrument(config config) error {
 
 // Observe records an event; give it to ratelimit.WithObserver, once per limiter.
 func (o *Observer) Observe(ctx context.Context, e ratelimit.Event) {
-	m := o.measurements(e)
+	m := o.measurements(ctx, e)
 	switch e.Reason {
 	case ratelimit.ReasonGiveBack:
 		o.backs.Add(ctx, 1, m.alone...)
@@ -210,7 +216,7 @@ func (o *Observer) Observe(ctx context.Context, e ratelimit.Event) {
 		o.waiting.Record(ctx, int64(e.Waiting), m.policy...)
 	}
 	if e.Err != nil && !errors.Is(e.Err, ratelimit.ErrArgument) {
-		o.errors.Add(ctx, 1, metric.WithAttributes(policyKey.String(e.Name), errorKey.String(ratelimit.ErrorKind(e.Err))))
+		o.errors.Add(ctx, 1, errorAttributes(e.Name, ratelimit.ErrorKind(e.Err)))
 	}
 	if span := trace.SpanFromContext(ctx); span.IsRecording() {
 		span.AddEvent("ratelimit.decision", trace.WithAttributes(spanAttributes(e)...))
@@ -220,7 +226,7 @@ func (o *Observer) Observe(ctx context.Context, e ratelimit.Event) {
 // spanAttributes are those of an event on a span.
 func spanAttributes(e ratelimit.Event) []attribute.KeyValue {
 	attributes := append(make([]attribute.KeyValue, 0, 8),
-		policyKey.String(e.Name),
+		policyKey.String(validUTF8(e.Name)),
 		decisionKey.String(decisionOf(e)),
 		reasonKey.String(string(e.Reason)),
 		attribute.Int("ratelimit.cost", e.Cost))
@@ -265,33 +271,73 @@ type measurements struct {
 	store, policy  []metric.RecordOption
 }
 
-// measurements returns the attributes of an event. Beyond a bound they are made anew each time, and routes are not
-// told apart.
-func (o *Observer) measurements(e ratelimit.Event) *measurements {
-	const most = 1000 // half of what an SDK keeps apart by default
+// pair is a policy and a route.
+type pair struct{ policy, route string }
+
+const (
+	// mostRoutes is how many pairs of policy and route are told apart. With a handful of fates each that is half of what an
+	// SDK keeps apart by default. A route is named for all its fates or for none, or its ratios would be wrong.
+	mostRoutes = 200
+	mostFates  = 20 * mostRoutes // of routes that are named, and of policies
+)
+
+// measurements returns the attributes of an event. Beyond a bound they are made anew each time.
+func (o *Observer) measurements(ctx context.Context, e ratelimit.Event) *measurements {
 	f := fate{e.Name, e.Route, decisionOf(e), string(e.Reason), e.Result.Source}
-	known := *o.known.Load()
-	if m := known[f]; m != nil {
+	if m := (*o.known.Load())[f]; m != nil {
 		return m
-	}
-	if len(known) >= most {
-		f.route = "other"
-		return f.measurements()
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	m := f.measurements()
-	known = maps.Clone(*o.known.Load())
-	known[f] = m
-	o.known.Store(&known)
+	known := *o.known.Load()
+	named := f
+	if p := (pair{f.policy, f.route}); !o.routes[p] {
+		if len(o.routes) >= mostRoutes {
+			named.route = "other"
+		} else {
+			o.routes[p] = true
+			o.begin(ctx, f)
+		}
+	}
+	m := known[named]
+	if m == nil {
+		m = named.measurements()
+	}
+	if len(known) < mostFates {
+		known = maps.Clone(known)
+		known[f], known[named] = m, m
+		o.known.Store(&known)
+	}
 	return m
 }
 
+// begin counts nothing, for a pair that is seen for the first time: a rate does not see the first step of a series that
+// begins with it.
+func (o *Observer) begin(ctx context.Context, f fate) {
+	if f.source != ratelimit.SourceUnknown {
+		f.decision = "refused"
+		for _, reason := range []ratelimit.Reason{ratelimit.ReasonRefused, ratelimit.ReasonBanned} {
+			f.reason = string(reason)
+			o.requests.Add(ctx, 0, f.measurements().request...)
+		}
+	}
+	for _, kind := range []string{"timeout", "network", "reply"} {
+		o.errors.Add(ctx, 0, errorAttributes(f.policy, kind))
+	}
+}
+
+func errorAttributes(policy, kind string) metric.MeasurementOption {
+	return metric.WithAttributes(policyKey.String(validUTF8(policy)), errorKey.String(kind))
+}
+
+// validUTF8 returns what may be an attribute: an exporter fails for all metrics where one is not UTF-8.
+func validUTF8(text string) string { return strings.ToValidUTF8(text, "\uFFFD") }
+
 func (f fate) measurements() *measurements {
-	policy, source := policyKey.String(f.policy), sourceKey.String(f.source.String())
+	policy, source := policyKey.String(validUTF8(f.policy)), sourceKey.String(f.source.String())
 	request := []attribute.KeyValue{policy, source, decisionKey.String(f.decision), reasonKey.String(f.reason)}
 	if f.route != "" {
-		request = append(request, routeKey.String(f.route))
+		request = append(request, routeKey.String(validUTF8(f.route)))
 	}
 	set := func(attributes ...attribute.KeyValue) metric.MeasurementOption {
 		return metric.WithAttributeSet(attribute.NewSet(attributes...))

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/gin-gonic/gin"
 	"github.com/gin-ratelimit/ratelimit"
@@ -66,6 +67,9 @@ func linesOf(data metricdata.Aggregation) (lines []string) {
 	switch data := data.(type) {
 	case metricdata.Sum[int64]:
 		for _, p := range data.DataPoints {
+			if p.Value == 0 {
+				continue // TestSeriesBeginAtZero is about them.
+			}
 			add(p.Attributes, p.Value)
 		}
 	case metricdata.Gauge[int64]:
@@ -141,7 +145,7 @@ func TestInstruments(t *testing.T) {
 	observe(held)
 
 	expectLines(t, read(), map[string][]string{
-		"ratelimit.requests {request}": {
+		"gin.ratelimit.requests {request}": {
 			"http.route=/,ratelimit.decision=allowed,ratelimit.policy=queue,ratelimit.reason=allowed,ratelimit.source=memory 2",
 			"http.route=/,ratelimit.decision=failed,ratelimit.policy=api,ratelimit.reason=argument,ratelimit.source=unknown 1",
 			"http.route=/,ratelimit.decision=failed,ratelimit.policy=api,ratelimit.reason=store,ratelimit.source=unknown 1",
@@ -150,21 +154,21 @@ func TestInstruments(t *testing.T) {
 			"http.route=/login,ratelimit.decision=shadow,ratelimit.policy=login,ratelimit.reason=shadow,ratelimit.source=memory 1",
 			"ratelimit.decision=allowed,ratelimit.policy=login,ratelimit.reason=allowed,ratelimit.source=memory 1",
 		},
-		"ratelimit.store.duration s": {
+		"gin.ratelimit.store.duration s": {
 			"ratelimit.policy=api,ratelimit.source=unknown 1 0.25",
 			"ratelimit.policy=login,ratelimit.source=memory 5 1.25",
 			"ratelimit.policy=queue,ratelimit.source=memory 2 0.5",
 		},
-		"ratelimit.store.errors {error}": {"error.type=timeout,ratelimit.policy=api 1"},
-		"ratelimit.store.degraded 1":     {"ratelimit.store=closed 0", "ratelimit.store=open 1"},
-		"ratelimit.store.keys {key}":     {"ratelimit.store=main 1"},
-		"ratelimit.lease.calls {call}":   {"ratelimit.store=main 1"},
-		"ratelimit.lease.tokens {token}": {
+		"gin.ratelimit.store.errors {error}":   {"error.type=timeout,ratelimit.policy=api 1"},
+		"gin.ratelimit.store.degraded {store}": {"ratelimit.store=closed 0", "ratelimit.store=open 1"},
+		"gin.ratelimit.store.keys {key}":       {"ratelimit.store=main 1"},
+		"gin.ratelimit.lease.calls {call}":     {"ratelimit.store=main 1"},
+		"gin.ratelimit.lease.tokens {token}": {
 			"ratelimit.fate=given_back,ratelimit.store=main 2", "ratelimit.fate=leased,ratelimit.store=main 9",
 			"ratelimit.fate=spent,ratelimit.store=main 5", "ratelimit.fate=void,ratelimit.store=main 3",
 		},
-		"ratelimit.wait.duration s":            {"ratelimit.policy=queue 2 3"},
-		"ratelimit.waiting_requests {request}": {"ratelimit.policy=queue 0"},
+		"gin.ratelimit.wait.duration s":            {"ratelimit.policy=queue 2 3"},
+		"gin.ratelimit.waiting_requests {request}": {"ratelimit.policy=queue 0"},
 	})
 }
 
@@ -195,10 +199,10 @@ func TestObserversOnOneProvider(t *testing.T) {
 		}
 		return nil
 	}
-	if got := read("ratelimit.requests"); len(got) != 1 || !strings.HasSuffix(got[0], " 2") {
+	if got := read("gin.ratelimit.requests"); len(got) != 1 || !strings.HasSuffix(got[0], " 2") {
 		t.Errorf("requests %v, want 2", got)
 	}
-	if got := read("ratelimit.store.degraded"); !slices.Equal(got, []string{"ratelimit.store=main 1"}) {
+	if got := read("gin.ratelimit.store.degraded"); !slices.Equal(got, []string{"ratelimit.store=main 1"}) {
 		t.Errorf("degraded %v, want 1", got)
 	}
 	for _, o := range observers {
@@ -206,7 +210,7 @@ func TestObserversOnOneProvider(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if got := read("ratelimit.store.degraded"); got != nil {
+	if got := read("gin.ratelimit.store.degraded"); got != nil {
 		t.Errorf("degraded %v after Close", got)
 	}
 }
@@ -216,12 +220,80 @@ func TestRoutesAreBounded(t *testing.T) {
 	for i := range 5000 { // The SDK keeps 2,000 sets apart.
 		observer.Observe(t.Context(), eventOf("api", fmt.Sprint("/", i), ratelimit.ReasonAllowed))
 	}
-	lines := read()["ratelimit.requests {request}"]
-	if last := lines[len(lines)-1]; len(lines) != 1001 || !strings.HasPrefix(last, "http.route=other,") || !strings.HasSuffix(last, " 4000") {
+	lines := read()["gin.ratelimit.requests {request}"]
+	if last := lines[len(lines)-1]; len(lines) != 201 || !strings.HasPrefix(last, "http.route=other,") || !strings.HasSuffix(last, " 4800") {
 		t.Errorf("%d series, the last is %s", len(lines), last)
 	}
-	if got := read()["ratelimit.store.duration s"]; !slices.Equal(got, []string{"ratelimit.policy=api,ratelimit.source=memory 5000 1250"}) {
+	if got := read()["gin.ratelimit.store.duration s"]; !slices.Equal(got, []string{"ratelimit.policy=api,ratelimit.source=memory 5000 1250"}) {
 		t.Errorf("durations %v", got)
+	}
+}
+
+// A route is named for all that becomes of its requests, or for nothing.
+func TestRoutesAreNamedWhole(t *testing.T) {
+	observer, read := newObserver(t)
+	for _, reason := range []ratelimit.Reason{ratelimit.ReasonAllowed, ratelimit.ReasonRefused} {
+		for i := range 1000 {
+			observer.Observe(t.Context(), eventOf("api", fmt.Sprint("/", i), reason))
+		}
+	}
+	fates := map[string]int{}
+	for _, line := range read()["gin.ratelimit.requests {request}"] {
+		route, rest, _ := strings.Cut(line, ",")
+		fates[route]++
+		if route == "http.route=other" && !strings.HasSuffix(rest, " 800") {
+			t.Errorf("of other routes: %s", line)
+		}
+	}
+	for route, n := range fates {
+		if n != 2 {
+			t.Errorf("%s has %d fates", route, n)
+		}
+	}
+	if len(fates) != 201 {
+		t.Errorf("%d routes", len(fates))
+	}
+}
+
+// The first refusal and the first error of a policy are increases.
+func TestSeriesBeginAtZero(t *testing.T) {
+	reader := sdkmetric.NewManualReader()
+	observer, err := ratelimitotel.New(ratelimitotel.WithMeterProvider(sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	observer.Observe(t.Context(), eventOf("api", "/", ratelimit.ReasonAllowed))
+	var metrics metricdata.ResourceMetrics
+	if err := reader.Collect(t.Context(), &metrics); err != nil {
+		t.Fatal(err)
+	}
+	zeros := 0
+	for _, m := range metrics.ScopeMetrics[0].Metrics {
+		if sum, ok := m.Data.(metricdata.Sum[int64]); ok {
+			for _, p := range sum.DataPoints {
+				if p.Value == 0 {
+					zeros++
+				}
+			}
+		}
+	}
+	if zeros != 2+3 {
+		t.Errorf("%d series begin at 0, want those of 2 reasons and 3 kinds of errors", zeros)
+	}
+}
+
+// What is not UTF-8 would make an export fail as a whole.
+func TestNamesAreUTF8(t *testing.T) {
+	observer, read := newObserver(t, ratelimitotel.WithMemoryStore("m\xe9", ratelimit.NewMemoryStore()))
+	e := eventOf("caf\xe9", "/caf\xe9", ratelimit.ReasonStore)
+	e.Err = context.DeadlineExceeded
+	observer.Observe(t.Context(), e)
+	for name, lines := range read() {
+		for _, line := range lines {
+			if !utf8.ValidString(line) {
+				t.Errorf("%s: %q", name, line)
+			}
+		}
 	}
 }
 
@@ -236,7 +308,7 @@ func TestConcurrently(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if got := read()["ratelimit.store.duration s"]; len(got) != 1 || !strings.Contains(got[0], " 4000 ") {
+	if got := read()["gin.ratelimit.store.duration s"]; len(got) != 1 || !strings.Contains(got[0], " 4000 ") {
 		t.Errorf("got %v", got)
 	}
 }
