@@ -24,35 +24,56 @@ type builder struct {
 // add puts an entry into the table; unit and position say where it stood.
 func (b *builder) add(unit string, position int, entry string) {
 	prefix, err := parse(strings.TrimSpace(entry))
-	switch {
-	case err == nil:
-		b.table.Insert(prefix)
-	case len(b.mistakes) < mostMistakes:
-		b.mistakes = append(b.mistakes, fmt.Errorf("iplist: %s %d: %q: %w", unit, position, clip(entry), err))
-	default:
-		b.further++
+	if err != nil {
+		b.mistake(unit, position, entry, err)
+		return
 	}
+	b.table.Insert(prefix)
 }
+
+func (b *builder) mistake(unit string, position int, entry string, err error) {
+	if len(b.mistakes) == mostMistakes {
+		b.further++
+		return
+	}
+	b.mistakes = append(b.mistakes, fmt.Errorf("iplist: %s %d: %q: %w", unit, position, clip(entry), err))
+}
+
+// longestEntry is how long an entry may be, with the spaces before it. Comments may be of any length.
+const longestEntry = 4096
 
 // read adds the lines of r that are not blank. Its error is that of r.
 func (b *builder) read(r io.Reader) error {
-	lines := bufio.NewScanner(r)
-	line := 0
-	for lines.Scan() {
-		line++
-		entry := lines.Text()
-		if i := strings.IndexAny(entry, "#;"); i >= 0 {
+	text := bufio.NewReaderSize(r, longestEntry)
+	if mark, _ := text.Peek(len(byteOrderMark)); string(mark) == byteOrderMark {
+		_, _ = text.Discard(len(byteOrderMark)) // Windows' editors write one.
+	}
+	for line := 1; ; line++ {
+		piece, err := text.ReadSlice('\n')
+		entry := string(piece)
+		i := strings.IndexAny(entry, "#;")
+		if i >= 0 {
 			entry = entry[:i]
 		}
-		if entry = strings.TrimSpace(entry); entry != "" {
+		switch entry = strings.TrimSpace(entry); {
+		case errors.Is(err, bufio.ErrBufferFull) && i < 0:
+			b.mistake("line", line, entry, errLong)
+		case entry != "":
 			b.add("line", line, entry)
 		}
+		for errors.Is(err, bufio.ErrBufferFull) { // the rest of a long line
+			_, err = text.ReadSlice('\n')
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return fmt.Errorf("iplist: line %d: %w", line, err)
+		}
 	}
-	if err := lines.Err(); err != nil {
-		return fmt.Errorf("iplist: line %d: %w", line+1, err)
-	}
-	return nil
 }
+
+const byteOrderMark = "\ufeff"
 
 func (b *builder) err() error {
 	if b.further > 0 {
@@ -60,6 +81,8 @@ func (b *builder) err() error {
 	}
 	return errors.Join(b.mistakes...)
 }
+
+var errLong = fmt.Errorf("longer than %d bytes: is this a list of addresses, one a line?", longestEntry)
 
 var errForm = errors.New(`want an address or a prefix, as in "192.0.2.7", "192.0.2.0/24" or "2001:db8::/32"`)
 

@@ -355,3 +355,20 @@ func texts(prefixes []netip.Prefix) []string {
 	}
 	return entries
 }
+
+// Files as editors and generators write them: with a byte order mark, and with comments of any length.
+func TestReadOddFiles(t *testing.T) {
+	comment := "# " + strings.Repeat("long ", 40_000)
+	list, err := Read(strings.NewReader("\ufeff10.0.0.0/8 " + comment + "\r\n" + comment + "\n192.0.2.7"))
+	if err != nil || list.Len() != 2 {
+		t.Fatalf("%v, %v", list, err)
+	}
+	_, err = Read(strings.NewReader("192.0.2.7\n" + strings.Repeat("x", 100_000) + "\n192.0.2.8\nnonsense\n"))
+	if err == nil || !strings.Contains(err.Error(), "iplist: line 2: ") || !strings.Contains(err.Error(), "longer than 4096 bytes") ||
+		!strings.Contains(err.Error(), `iplist: line 4: "nonsense": want an address`) || len(err.Error()) > 1000 {
+		t.Errorf("%.2000v", err)
+	}
+	if _, err := Read(strings.NewReader(strings.Repeat(" ", 5000) + "192.0.2.7\n")); err == nil {
+		t.Error("an entry behind 5,000 spaces was read or lost")
+	}
+}

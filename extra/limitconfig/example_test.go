@@ -63,7 +63,7 @@ pro: 1000/m
 	// limitconfig: line 2: default: rate "100": want tokens/period, as in "10/s", "100/m" or "1/86.4s"
 	// limitconfig: line 4: routes["get /users/:id"]: methods are written in capitals: "GET /users/:id"
 	// limitconfig: line 5: routes["/search"][1]: rate "1000/fortnight": want tokens/period, as in "10/s", "100/m" or "1/86.4s"
-	// limitconfig: line 6: unknown field "pro": here stand default, routes, plans and keys
+	// limitconfig: line 6: unknown field "pro": want default, routes, plans or keys
 }
 
 func ExampleConfig_Check() {

@@ -79,7 +79,8 @@ import (
 
 // Config is the limits of a document. It is safe for concurrent use.
 type Config struct {
-	rules     atomic.Pointer[rules] // never written to once they are here
+	rules     atomic.Pointer[rules]             // never written to once they are here
+	static    atomic.Pointer[[]ratelimit.Limit] // of limiters that Option made; nil before
 	key       ratelimit.KeyFunc
 	customKey bool
 	plan      func(*gin.Context) string // nil: there are no plans
@@ -147,20 +148,17 @@ func (c *Config) Replace(document []byte) error {
 }
 
 // Option puts the limits into a limiter. It stands for WithKeyFunc([Config.Key]), WithLimitFunc([Config.Limits])
-// and, since a limiter has static limits too, WithRefillRate, WithCapacity and WithLimit with the present default;
-// Limiter.Take goes by those, also once the document is replaced. Give none of these options beside it.
+// and, since a limiter has limits of its own too, WithLimit with the present default. Limiter.Take and Limiter.Limits go by
+// those, also once the document is replaced; to see what holds for a client now, use Limiter.Usage in a handler, or
+// Limiter.Peek, which goes by what the store holds. Give none of these options beside it.
 func (c *Config) Option() ratelimit.Option {
-	fallback := c.rules.Load().everybody.limits
-	opts := []ratelimit.Option{
-		ratelimit.WithRefillRate(fallback[0].Refill),
-		ratelimit.WithCapacity(fallback[0].Capacity),
+	static := slices.Clone(c.rules.Load().everybody.limits)
+	c.static.CompareAndSwap(nil, &static)
+	return ratelimit.Options(
+		ratelimit.WithLimit(*c.static.Load()...),
 		ratelimit.WithKeyFunc(c.Key),
 		ratelimit.WithLimitFunc(c.Limits),
-	}
-	for _, limit := range fallback[1:] {
-		opts = append(opts, ratelimit.WithLimit(limit))
-	}
-	return ratelimit.Options(opts...)
+	)
 }
 
 // Limits is the limits that hold for a request, at least one. It is for ratelimit.WithLimitFunc, beside

@@ -435,3 +435,65 @@ func BenchmarkReplace(b *testing.B) {
 		}
 	}
 }
+
+// A limiter that is registered after a route does not limit it, whatever the document says.
+func TestCheckFindsRoutesWithoutTheLimiter(t *testing.T) {
+	limits, err := Load([]byte("default: 100/m\nroutes:\n  POST /login: 5/m\n  /both: 1/s\n  GET /late: 1/s\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	router := gin.New()
+	ok := func(*gin.Context) {}
+	router.POST("/login", ok)
+	router.GET("/both", ok)
+	router.Use(ratelimit.New(limits.Option(), ratelimit.WithName("api")))
+	router.GET("/late", ok)
+	router.PUT("/both", ok)
+	const want = "limitconfig: line 3: routes[\"POST /login\"]: no limiter of this document is registered on it: register the limiter before the route\n" +
+		"limitconfig: line 4: routes[\"/both\"]: no limiter of this document is registered on GET /both: register the limiter before the route"
+	if err := limits.Check(router); err == nil || err.Error() != want {
+		t.Errorf("got\n%v\nwant\n%s", err, want)
+	}
+}
+
+// A token is a secret, and compared by its digest: as a key of the document it would never match.
+func TestKeysThatNoRequestHas(t *testing.T) {
+	for name, key := range map[string]ratelimit.KeyFunc{
+		"by token":               ratelimit.ByBearerToken,
+		"by token, else address": ratelimit.FirstOf(ratelimit.ByBearerToken, ratelimit.ByClientIP),
+	} {
+		_, err := Load([]byte("default: 1/s\nkeys: {s3cret-token: 100/h}"), WithKeyFunc(key))
+		if err == nil || !strings.Contains(err.Error(), ratelimit.BearerKey("s3cret-token")) || strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := Load([]byte(fmt.Sprintf("default: 1/s\nkeys: {%q: 100/h}", ratelimit.BearerKey("s3cret-token"))), WithKeyFunc(key)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := Load([]byte("default: 1/s\nkeys: {anything: 100/h}"), WithKeyFunc(ratelimit.ByHeader("X-Team"))); err != nil {
+		t.Error(err)
+	}
+}
+
+// What aliases name is read once, however often they name it.
+func TestAliasesShare(t *testing.T) {
+	var document strings.Builder
+	document.WriteString("default: 1/s\nplans:\n  p0: &p\n    routes: &r\n")
+	for i := range 2000 {
+		fmt.Fprintf(&document, "      /r%d: 1/s\n", i)
+	}
+	for i := range 4000 {
+		fmt.Fprintf(&document, "  p%d: *p\n", i+1)
+	}
+	limits, err := Load([]byte(document.String()), WithPlan(func(*gin.Context) string { return "" }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules := limits.rules.Load()
+	if n := len(rules.mentions); n != 2000 {
+		t.Errorf("%d mentions of 2,000 routes", n)
+	}
+	if rules.plans["p1"] != rules.plans["p4000"] {
+		t.Error("plans that are one alias are two")
+	}
+}

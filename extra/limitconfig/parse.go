@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/gin-gonic/gin"
@@ -18,15 +19,34 @@ import (
 // Nodes, and not structs, are what the document is read into: only they know their lines, and only so every
 // mistake is found, and not the first alone.
 
-// parser makes rules of a document, and goes on after each mistake.
+// parser makes rules of a document, and goes on after each mistake. What an alias names is read once and shared, or a small
+// document would unfold to a huge one.
 type parser struct {
 	config   *Config
 	rules    *rules
 	mistakes mistakes
+
+	sectionOf map[*yaml.Node]*section
+	routesOf  map[*yaml.Node]map[route][]ratelimit.Limit
+	limitsOf  map[*yaml.Node][]ratelimit.Limit
+}
+
+// once returns what was made of a node, or makes it.
+func once[T any](known map[*yaml.Node]T, node *yaml.Node, build func() T) T {
+	made, ok := known[node]
+	if !ok {
+		made = build()
+		known[node] = made
+	}
+	return made
 }
 
 func (c *Config) parse(document []byte) (*rules, error) {
-	p := parser{config: c, rules: &rules{named: make(map[route]string)}}
+	p := parser{
+		config: c, rules: &rules{named: make(map[route]string)},
+		sectionOf: make(map[*yaml.Node]*section), routesOf: make(map[*yaml.Node]map[route][]ratelimit.Limit),
+		limitsOf: make(map[*yaml.Node][]ratelimit.Limit),
+	}
 	if root := p.load(document); root != nil {
 		p.document(root)
 	}
@@ -45,7 +65,7 @@ func (p *parser) load(document []byte) *yaml.Node {
 	}
 	switch {
 	case errors.Is(err, io.EOF):
-		p.mistakes.add(1, "", `is empty: say at least "default: 100/m"`)
+		p.mistakes.add(1, "", `is empty: write at least "default: 100/m"`)
 		return nil
 	case err != nil:
 		p.syntax(err)
@@ -82,11 +102,11 @@ func (p *parser) document(root *yaml.Node) {
 		case "keys":
 			p.rules.keys = p.sections(value, name, p.config.checkKey)
 		default:
-			p.mistakes.add(at.Line, "", "unknown field %q: here stand default, routes, plans and keys", clip(name))
+			p.mistakes.add(at.Line, "", "unknown field %q: want default, routes, plans or keys", clip(name))
 		}
 	})
 	if !hasDefault && root.Kind == yaml.MappingNode {
-		p.mistakes.add(root.Line, "default", `is missing: say what holds where nothing else does, as in "default: 100/m"`)
+		p.mistakes.add(root.Line, "default", `is missing: write the limits for all other requests, as in "default: 100/m"`)
 	}
 }
 
@@ -94,8 +114,11 @@ func (p *parser) document(root *yaml.Node) {
 func (p *parser) sections(node *yaml.Node, field string, check func(name string) string) map[string]*section {
 	sections := make(map[string]*section)
 	p.mapping(node, field, func(name string, at *yaml.Node, value *yaml.Node) {
-		field := member(field, name)
-		if problem := check(name); problem != "" {
+		all, field := field, member(field, name)
+		switch problem := check(name); {
+		case strings.HasPrefix(problem, isToken):
+			p.mistakes.add(at.Line, all, "%s", problem) // Its name is a secret.
+		case problem != "":
 			p.mistakes.add(at.Line, field, "%s", problem)
 		}
 		sections[name] = p.section(value, field)
@@ -106,6 +129,10 @@ func (p *parser) sections(node *yaml.Node, field string, check func(name string)
 // section reads limits, or a mapping of default and routes.
 func (p *parser) section(node *yaml.Node, field string) *section {
 	node = resolve(node)
+	return once(p.sectionOf, node, func() *section { return p.newSection(node, field) })
+}
+
+func (p *parser) newSection(node *yaml.Node, field string) *section {
 	if node.Kind != yaml.MappingNode {
 		return &section{limits: p.limits(node, field)}
 	}
@@ -117,7 +144,7 @@ func (p *parser) section(node *yaml.Node, field string) *section {
 		case "routes":
 			s.routes = p.routes(value, field+".routes")
 		default:
-			p.mistakes.add(at.Line, field, "unknown field %q: here stand default and routes", clip(name))
+			p.mistakes.add(at.Line, field, "unknown field %q: want default or routes", clip(name))
 		}
 	})
 	if len(node.Content) == 0 {
@@ -127,6 +154,11 @@ func (p *parser) section(node *yaml.Node, field string) *section {
 }
 
 func (p *parser) routes(node *yaml.Node, field string) map[route][]ratelimit.Limit {
+	node = resolve(node)
+	return once(p.routesOf, node, func() map[route][]ratelimit.Limit { return p.newRoutes(node, field) })
+}
+
+func (p *parser) newRoutes(node *yaml.Node, field string) map[route][]ratelimit.Limit {
 	routes := make(map[route][]ratelimit.Limit)
 	p.mapping(node, field, func(name string, at *yaml.Node, value *yaml.Node) {
 		field := member(field, name)
@@ -146,6 +178,10 @@ func (p *parser) routes(node *yaml.Node, field string) map[route][]ratelimit.Lim
 // limits reads a limit or a list of them; the result is nil after a mistake.
 func (p *parser) limits(node *yaml.Node, field string) []ratelimit.Limit {
 	node = resolve(node)
+	return once(p.limitsOf, node, func() []ratelimit.Limit { return p.newLimits(node, field) })
+}
+
+func (p *parser) newLimits(node *yaml.Node, field string) []ratelimit.Limit {
 	if node.Kind != yaml.SequenceNode {
 		if limit, ok := p.limit(node, field); ok {
 			return []ratelimit.Limit{limit}
@@ -221,15 +257,25 @@ func (p *parser) untagged(node *yaml.Node, field string) {
 
 // parseRoute reads "GET /users/:id" or "/users/:id".
 func parseRoute(text string) (r route, problem string) {
-	if strings.HasPrefix(text, "/") {
-		return route{pattern: text}, ""
+	method, pattern := "", text
+	if !strings.HasPrefix(text, "/") {
+		method, pattern, _ = strings.Cut(text, " ")
 	}
-	method, pattern, _ := strings.Cut(text, " ")
 	switch {
-	case method == "" || !strings.HasPrefix(pattern, "/"):
+	case !strings.HasPrefix(pattern, "/") || method == "" && pattern != text:
 		return r, `want a route as it is registered, "GET /users/:id", or "/users/:id" for every method`
+	case method == "ANY":
+		return r, fmt.Sprintf("ANY is no method: write %q for every method", clip(pattern))
+	case strings.Contains(method, ","):
+		return r, fmt.Sprintf("one method a line: %q and so on, or %q for every method", clip(method[:strings.Index(method, ",")]+" "+pattern), clip(pattern))
 	case method != strings.ToUpper(method):
 		return r, fmt.Sprintf("methods are written in capitals: %q", clip(strings.ToUpper(method)+" "+pattern))
+	case strings.ContainsFunc(method, func(c rune) bool { return c < 'A' || c > 'Z' }):
+		return r, fmt.Sprintf(`%q is no method: want capital letters, as in "GET /users/:id"`, clip(method))
+	case strings.Contains(pattern, "?"):
+		return r, fmt.Sprintf("a route has no query: write %q", clip(pattern[:strings.Index(pattern, "?")]))
+	case strings.TrimSpace(pattern) != pattern:
+		return r, fmt.Sprintf("spaces belong to the route: write %q", clip(strings.TrimSpace(pattern)))
 	}
 	return route{method, pattern}, ""
 }
@@ -246,9 +292,16 @@ func (c *Config) checkPlan(name string) string {
 	return ""
 }
 
-// checkKey finds keys that ratelimit.ByClientIP never returns. What another KeyFunc returns nobody knows.
+// checkKey finds keys that no request can have: under ratelimit.ByClientIP what is no address, and under
+// ratelimit.ByBearerToken a token, which is compared by its digest. What another KeyFunc returns nobody knows.
 func (c *Config) checkKey(name string) string {
-	if c.customKey || name == "" {
+	if name == "" {
+		return ""
+	}
+	if c.customKey {
+		if digest := ratelimit.BearerKey(name); !looksLike(name, digest) && c.keyOfToken(name) == digest {
+			return fmt.Sprintf(isToken+" %q, which ratelimit.BearerKey returns, so that the document holds no secret", digest)
+		}
 		return ""
 	}
 	address := strings.TrimSuffix(name, "/64")
@@ -261,6 +314,27 @@ func (c *Config) checkKey(name string) string {
 	default:
 		return fmt.Sprintf("the client's key is %q: write that", key)
 	}
+}
+
+const isToken = "a token is no key, because requests are compared by its digest: write"
+
+// looksLike reports whether text may be a digest of the same kind.
+func looksLike(text, digest string) bool {
+	return len(text) == len(digest) && !strings.ContainsFunc(text, func(c rune) bool {
+		return (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && c != '-' && c != '_'
+	})
+}
+
+// keyOfToken is the key of a request with a bearer token, "" where the KeyFunc cannot be asked.
+func (c *Config) keyOfToken(token string) (key string) {
+	defer func() {
+		if recover() != nil {
+			key = ""
+		}
+	}()
+	return c.key(&gin.Context{Request: &http.Request{
+		Method: http.MethodGet, URL: &url.URL{Path: "/"}, Header: http.Header{"Authorization": {"Bearer " + token}},
+	}})
 }
 
 // resolve follows an alias.
