@@ -66,6 +66,9 @@ var cases = []struct{ id, what, expected string }{
 	{"L18", "headers after a give-back and after a later refusal", "as given back"},
 	{"L19", "a deadline before the turn", "refused at once; its place is free"},
 	{"L20", "forwarded addresses that cannot be read, lists", "restrictions hold, exemptions do not; ports are read"},
+	{"N1", "default store, RTT 5, 20, 40 ms, from cold; plain, DB, password, TLS, Cluster, Ring, Sentinel", "≥ 99 % of takes after 2 s; at 40 ms no less than a bare EVALSHA; < 1 connection a second; < 3 s after a cut"},
+	{"N2", "Cluster, RTT 4 ms, 30 to 240 callers", "goodput of 240 ≥ 0.8 × the best; no connections lost"},
+	{"N4", "callers that come together: cold and warm, RTT 15 to 40 ms", "no take fails that would have succeeded alone"},
 }
 
 // notTried is what cannot be made on one machine, or not without harming it. It counts as nothing.
