@@ -68,7 +68,17 @@ var cases = []struct{ id, what, expected string }{
 	{"L20", "forwarded addresses that cannot be read, lists", "restrictions hold, exemptions do not; ports are read"},
 	{"N1", "default store, RTT 5, 20, 40 ms, from cold; plain, DB, password, TLS, Cluster, Ring, Sentinel", "≥ 99 % of takes after 2 s; at 40 ms no less than a bare EVALSHA; < 1 connection a second; < 3 s after a cut"},
 	{"N2", "Cluster, RTT 4 ms, 30 to 240 callers", "goodput of 240 ≥ 0.8 × the best; no connections lost"},
+	{"N3", "an address of one server becomes two shards behind a proxy", "merging ends with the first CROSSSLOT, else with the next look; 0 double charges; no over-admission by CROSSSLOT"},
 	{"N4", "callers that come together: cold and warm, RTT 15 to 40 ms", "no take fails that would have succeeded alone"},
+	{"N5", "one connection reset under 16 and 256 callers", "one failure: the breaker stays closed"},
+	{"N6", "a refusal on its way when Reset or Adjust returns", "not remembered"},
+	{"N7", "4,096 refusals out of merged replies", "≤ 2 MB"},
+	{"N8", "a newer Lua, which tells integers from floats", "integers"},
+	{"N9", "takes of 1 and of 20 limits that come together", "≤ 256 evaluations of a limit a run; Redis blocked ≤ about 2 ms"},
+	{"N10", "a replica's address", "Check says so"},
+	{"N11", "a pool of one connection; READONLY of older servers; MOVED and ASK in a flight", "sent again; 0 errors, 0 double charges"},
+	{"N12", "hooks of the client, as for tracing", "one take: its context; takes together: the store's, as the docs say"},
+	{"N13", "a proxy that hangs up on HELLO", "an error that says so"},
 }
 
 // notTried is what cannot be made on one machine, or not without harming it. It counts as nothing.
