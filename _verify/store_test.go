@@ -20,6 +20,9 @@ func openStore(t *testing.T, addr string, opts ...ratelimit.RedisOption) *rateli
 }
 
 func openClient(t *testing.T, options *redis.Options) *redis.Client {
+	if options.Dialer == nil && options.TLSConfig == nil && far != nil {
+		options.Dialer = far
+	}
 	client := redis.NewClient(options)
 	t.Cleanup(func() { _ = client.Close() })
 	return client
