@@ -72,6 +72,7 @@ type take struct {
 	args     []any
 	deadline time.Time
 	asking   bool // the key's slot is moving to this node
+	alone    bool // not to be merged with others, because its slot is moving
 
 	state takeState // guarded by the node's mu
 	done  chan struct{}

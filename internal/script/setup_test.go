@@ -85,6 +85,39 @@ func TestRedirectedTakesTakeTurns(t *testing.T) {
 	require.Zero(t, remaining(t, runner, "key", limits), "each take is charged once")
 }
 
+// While a slot moves, some of its keys are here and some there, and a run for both is refused.
+func TestMergedTakesOfAMovingSlot(t *testing.T) {
+	nodes := redistest.Cluster(t, 3)
+	runner := New(nodes.Client(), Config{Prefix: "{slot}:", Budget: patient.Budget})
+	limits := perDay(10, 1)
+	const keys, rounds = 64, 20
+	for k := range keys { // The even ones are there before.
+		_, err := runner.Change(t.Context(), fmt.Sprint(2*k), limits, one)
+		require.NoError(t, err)
+	}
+	to := nodes.Nodes()[0]
+	if nodes.MasterOf("{slot}:") == to {
+		to = nodes.Nodes()[1]
+	}
+	moved := nodes.BeginMigration("{slot}:", to)
+	for range rounds {
+		var failed atomic.Int64
+		var takes sync.WaitGroup
+		for k := range 2 * keys {
+			takes.Go(func() {
+				if _, err := runner.Change(context.Background(), fmt.Sprint(k), limits, &bucket.Change{}); err != nil {
+					failed.Add(1)
+					t.Log(err)
+				}
+			})
+		}
+		takes.Wait()
+		require.Zero(t, failed.Load())
+	}
+	moved.MoveKeys()
+	moved.Finish()
+}
+
 // A server that closes new connections without a word is named as what it is.
 func TestHangingUpOnHello(t *testing.T) {
 	addr := redistest.Pretend(t, func(command []string) (string, bool) { return "", !strings.EqualFold(command[0], "hello") })
