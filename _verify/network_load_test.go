@@ -47,15 +47,20 @@ func TestN04CallersThatComeTogether(t *testing.T) {
 	for _, load := range []struct {
 		rtt     time.Duration
 		callers int
+		pool    int // connections, 0 for go-redis' default
 	}{
-		{15 * time.Millisecond, 64}, {20 * time.Millisecond, 64}, {30 * time.Millisecond, 64}, {40 * time.Millisecond, 64}, {20 * time.Millisecond, 240},
+		{15 * time.Millisecond, 64, 0},
+		{20 * time.Millisecond, 64, 0},
+		{20 * time.Millisecond, 240, 0},
+		{30 * time.Millisecond, 64, 128},
+		{40 * time.Millisecond, 64, 0},
 	} {
 		const lasts = time.Second
 		var cold, warm [2]share
 		for i := range 2 {
 			for _, ready := range []bool{false, true} {
 				link := redistest.NewLink(t, server.Addr, load.rtt)
-				client := openClient(t, &redis.Options{Addr: link.Addr, ContextTimeoutEnabled: true})
+				client := openClient(t, &redis.Options{Addr: link.Addr, ContextTimeoutEnabled: true, PoolSize: load.pool})
 				if ready {
 					connect(t, client, client.Options().PoolSize)
 				}
@@ -74,7 +79,7 @@ func TestN04CallersThatComeTogether(t *testing.T) {
 				c.times(1)
 			}
 		}
-		c.note("RTT %v, %d callers, first second: %v decided, a bare EVALSHA each %v; from a pool of connections %v, %v", load.rtt, load.callers,
+		c.note("RTT %v, %d callers, PoolSize %d, first second: %v decided, a bare EVALSHA each %v; with connections in the pool %v, %v", load.rtt, load.callers, load.pool,
 			cold[0], cold[1], warm[0], warm[1])
 		for name, got := range map[string][2]share{"cold": cold, "warm": warm} {
 			if got[0].percent() < got[1].percent()-1 {

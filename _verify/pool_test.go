@@ -23,6 +23,7 @@ func f25PoolExhausted(t *testing.T, c *trial) {
 	for _, frozen := range []bool{false, true} {
 		server := redistest.Start(t)
 		store := storeOn(t, openClient(t, &redis.Options{Addr: server.Addr, PoolSize: 1}), ratelimit.WithTimeout(budget))
+		reach(t, store)
 		take(t, store, "key", 1, hoard)
 		before := runtime.NumGoroutine()
 		if frozen {
@@ -95,6 +96,7 @@ func f26Clients(t *testing.T, c *trial) {
 	single := openClient(t, &redis.Options{Addr: server.Addr, MaxRetries: 3})
 	const budget = 50 * time.Millisecond
 	store := storeOn(t, single, ratelimit.WithTimeout(budget))
+	reach(t, store)
 	take(t, store, "key", 1, hoard)
 	server.Pause()
 	var latencies []time.Duration
@@ -146,6 +148,14 @@ func TestF27ClientClosed(t *testing.T) { nearAndFar(t, "F27", f27ClientClosed) }
 func f27ClientClosed(t *testing.T, c *trial) {
 	server := redistest.Start(t)
 	const budget = 50 * time.Millisecond
+	if far != nil { // So that the link itself is not counted.
+		conn, err := far(t.Context(), "tcp", server.Addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.Close()
+		time.Sleep(100 * time.Millisecond)
+	}
 	for range pick(20, 5) {
 		before := runtime.NumGoroutine()
 		client := redis.NewClient(&redis.Options{Addr: server.Addr, Dialer: far})

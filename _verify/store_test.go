@@ -47,6 +47,15 @@ func take(t *testing.T, store ratelimit.Store, key string, n int, limits ...rate
 	return r
 }
 
+// reach looks until the store has its connections and its script, which may take longer than one take may.
+func reach(t *testing.T, store ratelimit.Store) {
+	t.Helper()
+	eventually(t, 5*time.Second, "the store reaches Redis", func() bool {
+		_, err := store.Take(context.Background(), "reach", ratelimit.Take{Limits: []ratelimit.Limit{hoard}})
+		return err == nil
+	})
+}
+
 // charged is how many tokens are missing from a hoard.
 func charged(t *testing.T, store ratelimit.Store, key string) int {
 	t.Helper()
