@@ -55,7 +55,6 @@ func TestN04CallersThatComeTogether(t *testing.T) {
 		{30 * time.Millisecond, 64, 128},
 		{40 * time.Millisecond, 64, 0},
 	} {
-		const lasts = time.Second
 		var cold, warm [2]share
 		for i := range 2 {
 			for _, ready := range []bool{false, true} {
@@ -70,6 +69,10 @@ func TestN04CallersThatComeTogether(t *testing.T) {
 				} else if err := server.Client().ScriptLoad(t.Context(), bareText).Err(); err != nil {
 					t.Fatal(err)
 				}
+				lasts := time.Second
+				if ready {
+					lasts = 3 * time.Second
+				}
 				got := press(load.callers, lasts, take)
 				if ready {
 					warm[i] = got
@@ -79,10 +82,12 @@ func TestN04CallersThatComeTogether(t *testing.T) {
 				c.times(1)
 			}
 		}
-		c.note("RTT %v, %d callers, PoolSize %d, first second: %v decided, a bare EVALSHA each %v; with connections in the pool %v, %v", load.rtt, load.callers, load.pool,
+		c.note("RTT %v, %d callers, PoolSize %d, in the first second %v decided, a bare EVALSHA each %v; in 3 s with connections in the pool %v, %v", load.rtt, load.callers, load.pool,
 			cold[0], cold[1], warm[0], warm[1])
 		for name, got := range map[string][2]share{"cold": cold, "warm": warm} {
-			if got[0].percent() < got[1].percent()-1 {
+			// A flight that the machine holds up is late for all who came together, where of others some are late at a time.
+			wave := 100 * float64(load.callers) / float64(max(got[0].tried, 1))
+			if got[0].percent() < got[1].percent()-1-wave {
 				t.Errorf("RTT %v, %d callers, %s: %v were decided, alone %v", load.rtt, load.callers, name, got[0], got[1])
 			}
 		}
