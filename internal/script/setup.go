@@ -71,7 +71,7 @@ func (n *node) setUp() {
 	ctx, cancel := context.WithTimeout(context.Background(), n.setups.patience)
 	defer cancel()
 	// All good connections that are known of are taken, so this is a new one. TIME is among the rights that takes need.
-	err := hungUp(n.client.Process(ctx, timeCmd{redis.NewCmd(ctx, "time")}))
+	err := n.askTime(ctx)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := &n.setups
@@ -95,6 +95,19 @@ func (n *node) setUp() {
 			time.AfterFunc(s.notUntil.Sub(now), n.tryAgain)
 		}
 	}
+}
+
+// askTime runs a command on a connection that nobody uses. Those that are idle in the pool may have died with others:
+// over TLS, go-redis does not see that before it uses them. They are tried one after the other, without a pause.
+func (n *node) askTime(ctx context.Context) (err error) {
+	for range n.conns {
+		idle := n.client.PoolStats().IdleConns
+		err = n.client.Process(ctx, timeCmd{redis.NewCmd(ctx, "time")})
+		if idle == 0 || breaks(err) == nil || isDialError(err) || ctx.Err() != nil {
+			break
+		}
+	}
+	return hungUp(err)
 }
 
 // timeCmd is not sent again by the client, whose pauses are not those of setups.

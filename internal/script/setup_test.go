@@ -3,6 +3,7 @@ package script
 import (
 	"context"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -53,6 +54,37 @@ func TestConnectionsOfOthersAreUsed(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, conns == 0, setups.Load() > 0, "%d connections in the pool, %d set up", conns, setups.Load())
 	}
+}
+
+// Connections that died in the pool do not hold up the one that is set up after them.
+func TestDeadConnectionsInThePool(t *testing.T) {
+	server := redistest.Start(t)
+	link := redistest.NewLink(t, server.Addr, 0)
+	const conns = 20
+	client := redis.NewClient(&redis.Options{
+		Addr: link.Addr, PoolSize: conns, ContextTimeoutEnabled: true,
+		Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
+			return struct{ net.Conn }{conn}, err // As with TLS, whether it is alive cannot be seen.
+		},
+	})
+	defer client.Close()
+	held := make([]*redis.Conn, conns)
+	for i := range held {
+		held[i] = client.Conn()
+		require.NoError(t, held[i].Ping(t.Context()).Err())
+	}
+	for _, conn := range held {
+		require.NoError(t, conn.Close())
+	}
+	link.Cut()
+	runner := New(client, patient)
+	_, _ = runner.Change(t.Context(), "key", perDay(1, 1), one) // It may be on one of them.
+	_, err := runner.Change(t.Context(), "key", perDay(1, 1), one)
+	require.NoError(t, err)
+	runner.router.(single).node.mu.Lock()
+	defer runner.router.(single).node.mu.Unlock()
+	require.Zero(t, runner.router.(single).node.setups.failed)
 }
 
 // Takes that are told to go to a node that none went to so far, more of them than the client sends on at a time, all
