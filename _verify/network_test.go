@@ -263,7 +263,7 @@ func overLink(t *testing.T, c *trial, s setting, rtt time.Duration, callers int,
 	var alone share
 	want := 99.0
 	if tight {
-		want = min(want, steady.percent()-10)
+		want = steady.percent() / 2
 		loadBare(t, client.UniversalClient)
 		press(callers, time.Second, bare(client.UniversalClient))
 		alone = press(callers, lasts, bare(client.UniversalClient))
@@ -280,7 +280,7 @@ func overLink(t *testing.T, c *trial, s setting, rtt time.Duration, callers int,
 		}
 	}
 	t.Logf("cold %v; then %v, bare %v; %.1f connections a second after %d; back after %v", cold, steady, alone, perSecond, opened, recovery)
-	if perSecond >= 1 {
+	if perSecond >= 1 && !tight { // There they may still be growing in number, up to the pool's size.
 		t.Errorf("%.1f connections were opened a second, in the steady state", perSecond)
 	}
 	c.times(1)
