@@ -24,6 +24,12 @@ import (
 //
 // and +cluster|slots on a cluster. Every key expires once its buckets are full. Run Redis with
 // maxmemory-policy noeviction: a key that is evicted is a bucket refilled.
+//
+// Takes that come together travel as one command, under the store's own context. A hook of the client, as for tracing,
+// then sees one command of many takes, which is not linked to any one request. A take that travels alone has the values
+// of its request's context.
+//
+// The client begins each connection with HELLO. A proxy that hangs up on it, as twemproxy does, cannot be used.
 type RedisStore struct {
 	client redis.UniversalClient
 	script *script.Runner

@@ -90,7 +90,7 @@ func TestA05SprayOnRedis(t *testing.T) {
 		return n
 	}
 	empty := memory()
-	fill(t, store, keys, ratelimit.Limit{Capacity: 10, Refill: ratelimit.PerMinute(1)})
+	fill(t, store, "fill", keys, ratelimit.Limit{Capacity: 10, Refill: ratelimit.PerMinute(1)})
 	full := memory()
 	space := admin.Info(t.Context(), "keyspace").Val()
 	// One more is the store's own, by which it has seen that there is one server.

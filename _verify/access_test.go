@@ -13,8 +13,9 @@ import (
 )
 
 // The ACL that the documentation of RedisStore gives, and what of it is taken away.
-func TestF16Access(t *testing.T) {
-	c := try(t, "F16")
+func TestF16Access(t *testing.T) { nearAndFar(t, "F16", f16Access) }
+
+func f16Access(t *testing.T, c *trial) {
 	server := redistest.Start(t)
 	smallest := []string{"reset", "on", ">secret", "~ratelimit:*", "nocommands", "+evalsha", "+eval", "+get", "+set", "+time"}
 	server.SetACL("app", smallest...)
@@ -47,7 +48,7 @@ func TestF16Access(t *testing.T) {
 		})
 		c.recovers(time.Duration(monotonic()-began), time.Second)
 	}
-	if text := storm(c, server, openStoreAs(t, server.Addr, "app", "wrong"), limit); !strings.Contains(text, "WRONGPASS") || strings.Contains(text, "wrong ") {
+	if text := storm(c, server, openStoreAs(t, server.Addr, "app", "wrong", ratelimit.WithTimeout(defaultBudget)), limit); !strings.Contains(text, "WRONGPASS") || strings.Contains(text, "wrong ") {
 		t.Errorf("wrong password: error %q", text)
 	}
 	for text := range texts {
@@ -58,9 +59,10 @@ func TestF16Access(t *testing.T) {
 	c.exceeds(0, 0)
 }
 
-func openStoreAs(t *testing.T, addr, user, password string) *ratelimit.RedisStore {
+func openStoreAs(t *testing.T, addr, user, password string, opts ...ratelimit.RedisOption) *ratelimit.RedisStore {
 	t.Helper()
-	return storeOn(t, openClient(t, &redis.Options{Addr: addr, Username: user, Password: password}), patient)
+	opts = append([]ratelimit.RedisOption{patient}, opts...)
+	return storeOn(t, openClient(t, &redis.Options{Addr: addr, Username: user, Password: password}), opts...)
 }
 
 // storm takes 100 times what cannot be taken, and returns the error. Redis must not be asked much oftener.
@@ -91,8 +93,9 @@ func storm(c *trial, server *redistest.Server, store ratelimit.Store, limit rate
 }
 
 // A server that becomes a replica refuses writes. When it is a master again the store goes on.
-func TestF18ReadOnly(t *testing.T) {
-	c := try(t, "F18")
+func TestF18ReadOnly(t *testing.T) { nearAndFar(t, "F18", f18ReadOnly) }
+
+func f18ReadOnly(t *testing.T, c *trial) {
 	server, other := redistest.Start(t), redistest.Start(t)
 	admin := server.Client()
 	host, port, _ := strings.Cut(other.Addr, ":")

@@ -40,6 +40,7 @@ type clientSpec struct {
 	Pool      int           // connections, 0 for go-redis' default
 	Retries   int           // go-redis' MaxRetries
 	Open      bool          // FailOpen, else FailClosed
+	RTT       time.Duration
 
 	Fallback bool
 	Share    float64
@@ -125,17 +126,21 @@ func runClient(text string) error {
 }
 
 func (s clientSpec) client() redis.UniversalClient {
+	var dial dialFunc
+	if s.RTT > 0 {
+		dial = dialOver(noTest{}, s.RTT)
+	}
 	switch s.Kind {
 	case "cluster":
 		return redis.NewClusterClient(&redis.ClusterOptions{
-			Addrs: s.Addrs, ContextTimeoutEnabled: true, PoolSize: s.Pool, MaxRetries: s.Retries,
+			Addrs: s.Addrs, Dialer: dial, ContextTimeoutEnabled: true, PoolSize: s.Pool, MaxRetries: s.Retries,
 		})
 	case "sentinel":
 		return redis.NewFailoverClient(&redis.FailoverOptions{
-			MasterName: s.Master, SentinelAddrs: s.Addrs, PoolSize: s.Pool, MaxRetries: s.Retries,
+			MasterName: s.Master, SentinelAddrs: s.Addrs, Dialer: dial, PoolSize: s.Pool, MaxRetries: s.Retries,
 		})
 	default:
-		return redis.NewClient(&redis.Options{Addr: s.Addrs[0], PoolSize: s.Pool, MaxRetries: s.Retries})
+		return redis.NewClient(&redis.Options{Addr: s.Addrs[0], Dialer: dial, PoolSize: s.Pool, MaxRetries: s.Retries})
 	}
 }
 

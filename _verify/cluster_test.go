@@ -18,8 +18,9 @@ func clusterSpec(nodes *redistest.ClusterServers, tag string) clientSpec {
 	return spec
 }
 
-func TestF19ClusterOwnerKilled(t *testing.T) {
-	c := try(t, "F19")
+func TestF19ClusterOwnerKilled(t *testing.T) { nearAndFar(t, "F19", f19ClusterOwnerKilled) }
+
+func f19ClusterOwnerKilled(t *testing.T, c *trial) {
 	const nodeTimeout = 2 * time.Second // redistest's
 	nodes := redistest.Cluster(t, 6)
 	for range pick(2, 1) {
@@ -45,8 +46,9 @@ func TestF19ClusterOwnerKilled(t *testing.T) {
 	}
 }
 
-func TestF20SlotMigration(t *testing.T) {
-	c := try(t, "F20")
+func TestF20SlotMigration(t *testing.T) { nearAndFar(t, "F20", f20SlotMigration) }
+
+func f20SlotMigration(t *testing.T, c *trial) {
 	nodes := redistest.Cluster(t, 3)
 	spec := clusterSpec(nodes, "f20")
 	spec.Budget = time.Second // What counts is whether there are errors, not how busy this machine is.
@@ -76,8 +78,9 @@ func TestF20SlotMigration(t *testing.T) {
 	}
 }
 
-func TestF21ClusterMajorityLost(t *testing.T) {
-	c := try(t, "F21")
+func TestF21ClusterMajorityLost(t *testing.T) { nearAndFar(t, "F21", f21ClusterMajorityLost) }
+
+func f21ClusterMajorityLost(t *testing.T, c *trial) {
 	nodes := redistest.Cluster(t, 6)
 	// The owner of the keys stays, and two masters and their replicas go.
 	tag := 0

@@ -26,8 +26,9 @@ func (s clientSpec) fallbackBound(outage time.Duration) float64 {
 	return processes * (share + perSecond*outage.Seconds())
 }
 
-func TestF01NotRunningAtStart(t *testing.T) {
-	c := try(t, "F1")
+func TestF01NotRunningAtStart(t *testing.T) { nearAndFar(t, "F1", f01NotRunningAtStart) }
+
+func f01NotRunningAtStart(t *testing.T, c *trial) {
 	for _, open := range []bool{false, true} {
 		server := redistest.Start(t)
 		server.Kill()
@@ -45,8 +46,9 @@ func TestF01NotRunningAtStart(t *testing.T) {
 	}
 }
 
-func TestF02KilledAndRestartedEmpty(t *testing.T) {
-	c := try(t, "F2")
+func TestF02KilledAndRestartedEmpty(t *testing.T) { nearAndFar(t, "F2", f02KilledAndRestartedEmpty) }
+
+func f02KilledAndRestartedEmpty(t *testing.T, c *trial) {
 	for range pick(3, 1) {
 		server := redistest.Start(t)
 		spec := defaultSpec(server.Addr)
@@ -58,8 +60,9 @@ func TestF02KilledAndRestartedEmpty(t *testing.T) {
 	}
 }
 
-func TestF02WithFallback(t *testing.T) {
-	c := try(t, "F2")
+func TestF02WithFallback(t *testing.T) { nearAndFar(t, "F2", f02WithFallback) }
+
+func f02WithFallback(t *testing.T, c *trial) {
 	server := redistest.Start(t)
 	spec := defaultSpec(server.Addr).withFallback()
 	log, outage := killAndRestart(c, server, spec, time.Second+coolOff*3/2)
@@ -70,7 +73,10 @@ func TestF02WithFallback(t *testing.T) {
 }
 
 func TestF03KilledAndRestartedWithAOF(t *testing.T) {
-	c := try(t, "F3")
+	nearAndFar(t, "F3", f03KilledAndRestartedWithAOF)
+}
+
+func f03KilledAndRestartedWithAOF(t *testing.T, c *trial) {
 	for _, fsync := range []string{"everysec", "always"}[:pick(2, 1)] {
 		server := redistest.Start(t, redistest.WithConfig("appendonly", "yes"), redistest.WithConfig("appendfsync", fsync))
 		spec := defaultSpec(server.Addr)

@@ -16,8 +16,9 @@ import (
 
 // Two stores over one Redis lose it and get it back, a hundred times. What all admit stays within the published
 // bound, and a Redis that is away is asked once per cool-off and process.
-func TestF28BackAndForth(t *testing.T) {
-	c := try(t, "F28")
+func TestF28BackAndForth(t *testing.T) { nearAndFar(t, "F28", f28BackAndForth) }
+
+func f28BackAndForth(t *testing.T, c *trial) {
 	server := redistest.Start(t)
 	p := startProxy(t, server.Addr)
 	const members, coolOff = 2, 40 * time.Millisecond

@@ -45,6 +45,9 @@ func defaultSpec(addrs ...string) clientSpec {
 // startLoad starts n client processes, and returns when each has been answered.
 func startLoad(t *testing.T, n int, spec clientSpec) *load {
 	t.Helper()
+	if far != nil {
+		spec.RTT = farAway
+	}
 	text, err := json.Marshal(spec)
 	if err != nil {
 		t.Fatal(err)

@@ -16,12 +16,14 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
-func TestF25PoolExhausted(t *testing.T) {
-	c := try(t, "F25")
+func TestF25PoolExhausted(t *testing.T) { nearAndFar(t, "F25", f25PoolExhausted) }
+
+func f25PoolExhausted(t *testing.T, c *trial) {
 	const goroutines, budget = 1000, 50 * time.Millisecond
 	for _, frozen := range []bool{false, true} {
 		server := redistest.Start(t)
 		store := storeOn(t, openClient(t, &redis.Options{Addr: server.Addr, PoolSize: 1}), ratelimit.WithTimeout(budget))
+		reach(t, store)
 		take(t, store, "key", 1, hoard)
 		before := runtime.NumGoroutine()
 		if frozen {
@@ -70,8 +72,9 @@ func TestF25PoolExhausted(t *testing.T) {
 	c.exceeds(0, 0)
 }
 
-func TestF26Clients(t *testing.T) {
-	c := try(t, "F26")
+func TestF26Clients(t *testing.T) { nearAndFar(t, "F26", f26Clients) }
+
+func f26Clients(t *testing.T, c *trial) {
 	nodes := redistest.Cluster(t, 3)
 	for name, client := range map[string]redis.UniversalClient{
 		"cluster without deadlines": redis.NewClusterClient(&redis.ClusterOptions{Addrs: nodes.Addrs()}),
@@ -93,6 +96,7 @@ func TestF26Clients(t *testing.T) {
 	single := openClient(t, &redis.Options{Addr: server.Addr, MaxRetries: 3})
 	const budget = 50 * time.Millisecond
 	store := storeOn(t, single, ratelimit.WithTimeout(budget))
+	reach(t, store)
 	take(t, store, "key", 1, hoard)
 	server.Pause()
 	var latencies []time.Duration
@@ -119,7 +123,7 @@ func TestF26Clients(t *testing.T) {
 		"RouteByLatency": {RouteByLatency: true},
 		"RouteRandomly":  {RouteRandomly: true},
 	} {
-		options.Addrs, options.ContextTimeoutEnabled, options.MaxRetries = replicated.Addrs(), true, 3
+		options.Addrs, options.Dialer, options.ContextTimeoutEnabled, options.MaxRetries = replicated.Addrs(), far, true, 3
 		client := redis.NewClusterClient(&options)
 		defer client.Close()
 		store, err := ratelimit.NewRedisStore(client, patient, ratelimit.WithDenyCache(0))
@@ -139,13 +143,22 @@ func TestF26Clients(t *testing.T) {
 	c.exceeds(0, 0)
 }
 
-func TestF27ClientClosed(t *testing.T) {
-	c := try(t, "F27")
+func TestF27ClientClosed(t *testing.T) { nearAndFar(t, "F27", f27ClientClosed) }
+
+func f27ClientClosed(t *testing.T, c *trial) {
 	server := redistest.Start(t)
 	const budget = 50 * time.Millisecond
+	if far != nil { // So that the link itself is not counted.
+		conn, err := far(t.Context(), "tcp", server.Addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.Close()
+		time.Sleep(100 * time.Millisecond)
+	}
 	for range pick(20, 5) {
 		before := runtime.NumGoroutine()
-		client := redis.NewClient(&redis.Options{Addr: server.Addr})
+		client := redis.NewClient(&redis.Options{Addr: server.Addr, Dialer: far})
 		store := storeOn(t, client, ratelimit.WithTimeout(budget))
 		var asking sync.WaitGroup
 		var mu sync.Mutex

@@ -16,8 +16,9 @@ func sentinelSpec(s *redistest.SentinelServers) clientSpec {
 	return spec
 }
 
-func TestF22SentinelMasterKilled(t *testing.T) {
-	c := try(t, "F22")
+func TestF22SentinelMasterKilled(t *testing.T) { nearAndFar(t, "F22", f22SentinelMasterKilled) }
+
+func f22SentinelMasterKilled(t *testing.T, c *trial) {
 	const downAfter = time.Second // redistest's
 	s := redistest.Sentinel(t)
 	spec := sentinelSpec(s)
@@ -38,8 +39,9 @@ func TestF22SentinelMasterKilled(t *testing.T) {
 }
 
 // A partition in which a replica is promoted and the old master goes on for its side: two buckets, for as long.
-func TestF23Partition(t *testing.T) {
-	c := try(t, "F23")
+func TestF23Partition(t *testing.T) { nearAndFar(t, "F23", f23Partition) }
+
+func f23Partition(t *testing.T, c *trial) {
 	old, promoted := redistest.Start(t), redistest.Start(t, redistest.WithConfig("repl-diskless-sync-delay", "0"))
 	host, port, _ := strings.Cut(old.Addr, ":")
 	if err := promoted.Client().ReplicaOf(t.Context(), host, port).Err(); err != nil {
@@ -81,8 +83,9 @@ func TestF23Partition(t *testing.T) {
 	c.note("partition %.1f s", partition.Seconds())
 }
 
-func TestF23NoReplicas(t *testing.T) {
-	c := try(t, "F23")
+func TestF23NoReplicas(t *testing.T) { nearAndFar(t, "F23", f23NoReplicas) }
+
+func f23NoReplicas(t *testing.T, c *trial) {
 	server := redistest.Start(t)
 	admin := server.Client()
 	store := openStore(t, server.Addr, patient)
@@ -105,8 +108,9 @@ func TestF23NoReplicas(t *testing.T) {
 	c.times(times)
 }
 
-func TestF24FailoverToAnotherClock(t *testing.T) {
-	c := try(t, "F24")
+func TestF24FailoverToAnotherClock(t *testing.T) { nearAndFar(t, "F24", f24FailoverToAnotherClock) }
+
+func f24FailoverToAnotherClock(t *testing.T, c *trial) {
 	for _, shift := range []time.Duration{20 * time.Second, -20 * time.Second}[:pick(2, 1)] {
 		s := redistest.Sentinel(t, redistest.WithClock())
 		master := s.Master()
@@ -133,8 +137,9 @@ func TestF24FailoverToAnotherClock(t *testing.T) {
 	}
 }
 
-func TestF24ClockSteps(t *testing.T) {
-	c := try(t, "F24")
+func TestF24ClockSteps(t *testing.T) { nearAndFar(t, "F24", f24ClockSteps) }
+
+func f24ClockSteps(t *testing.T, c *trial) {
 	for _, shift := range []time.Duration{time.Minute, -time.Minute} {
 		server := redistest.Start(t, redistest.WithClock())
 		spec := defaultSpec(server.Addr)
@@ -159,8 +164,9 @@ func TestF24ClockSteps(t *testing.T) {
 }
 
 // Retry-After stays true to the microsecond when the clock has stepped back.
-func TestF24RetryAfterStepBack(t *testing.T) {
-	c := try(t, "F24")
+func TestF24RetryAfterStepBack(t *testing.T) { nearAndFar(t, "F24", f24RetryAfterStepBack) }
+
+func f24RetryAfterStepBack(t *testing.T, c *trial) {
 	server := redistest.Start(t, redistest.WithClock())
 	clock := server.Clock()
 	clock.Freeze(time.Now())

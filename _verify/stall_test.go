@@ -17,8 +17,9 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
-func TestF04Frozen(t *testing.T) {
-	c := try(t, "F4")
+func TestF04Frozen(t *testing.T) { nearAndFar(t, "F4", f04Frozen) }
+
+func f04Frozen(t *testing.T, c *trial) {
 	for _, withFallback := range []bool{false, true} {
 		server := redistest.Start(t)
 		stall(c, server, withFallback, time.Duration(pick(3000, 1000))*time.Millisecond, func(d time.Duration) {
@@ -29,8 +30,9 @@ func TestF04Frozen(t *testing.T) {
 	}
 }
 
-func TestF05ClientPause(t *testing.T) {
-	c := try(t, "F5")
+func TestF05ClientPause(t *testing.T) { nearAndFar(t, "F5", f05ClientPause) }
+
+func f05ClientPause(t *testing.T, c *trial) {
 	for _, mode := range []string{"ALL", "WRITE"} {
 		server := redistest.Start(t)
 		admin := server.Client()
@@ -82,8 +84,9 @@ func stall(c *trial, server *redistest.Server, withFallback bool, length time.Du
 }
 
 // During a freeze, 200 concurrent requests cost their budget until the breaker opens, and then next to nothing.
-func TestFreezeUnder200Requests(t *testing.T) {
-	c := try(t, "F4")
+func TestFreezeUnder200Requests(t *testing.T) { nearAndFar(t, "F4", freezeUnder200Requests) }
+
+func freezeUnder200Requests(t *testing.T, c *trial) {
 	server := redistest.Start(t)
 	spec := defaultSpec(server.Addr).withFallback()
 	client := openClient(t, &redis.Options{Addr: server.Addr})
@@ -159,8 +162,9 @@ func TestFreezeUnder200Requests(t *testing.T) {
 	c.note("goroutines: %d before, %d at most, %d after", before, most, runtime.NumGoroutine())
 }
 
-func TestF15Busy(t *testing.T) {
-	c := try(t, "F15")
+func TestF15Busy(t *testing.T) { nearAndFar(t, "F15", f15Busy) }
+
+func f15Busy(t *testing.T, c *trial) {
 	server := redistest.Start(t, redistest.WithConfig("lua-time-limit", "100"))
 	admin := openClient(t, &redis.Options{Addr: server.Addr, ReadTimeout: -1, MaxRetries: -1})
 	l := startLoad(t, processes, defaultSpec(server.Addr))

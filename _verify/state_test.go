@@ -16,8 +16,9 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
-func TestF11ScriptFlush(t *testing.T) {
-	c := try(t, "F11")
+func TestF11ScriptFlush(t *testing.T) { nearAndFar(t, "F11", f11ScriptFlush) }
+
+func f11ScriptFlush(t *testing.T, c *trial) {
 	server := redistest.Start(t)
 	admin := server.Client()
 	spec := defaultSpec(server.Addr)
@@ -43,8 +44,9 @@ func TestF11ScriptFlush(t *testing.T) {
 	}
 }
 
-func TestF12FlushAll(t *testing.T) {
-	c := try(t, "F12")
+func TestF12FlushAll(t *testing.T) { nearAndFar(t, "F12", f12FlushAll) }
+
+func f12FlushAll(t *testing.T, c *trial) {
 	server := redistest.Start(t)
 	admin := server.Client()
 	spec := defaultSpec(server.Addr)
@@ -67,8 +69,9 @@ func TestF12FlushAll(t *testing.T) {
 	}
 }
 
-func TestF13MemoryFull(t *testing.T) {
-	c := try(t, "F13")
+func TestF13MemoryFull(t *testing.T) { nearAndFar(t, "F13", f13MemoryFull) }
+
+func f13MemoryFull(t *testing.T, c *trial) {
 	server := redistest.Start(t, redistest.WithConfig("maxmemory-policy", "noeviction"))
 	admin := server.Client()
 	store := openStore(t, server.Addr, patient)
@@ -115,19 +118,18 @@ func TestF13MemoryFull(t *testing.T) {
 
 // A victim under a limit among a spray of keys that overflows the memory: it is refilled once for each time that it
 // is evicted, and no oftener.
-func TestF14Eviction(t *testing.T) {
-	c := try(t, "F14")
+func TestF14Eviction(t *testing.T) { nearAndFar(t, "F14", f14Eviction) }
+
+func f14Eviction(t *testing.T, c *trial) {
 	server := redistest.Start(t, redistest.WithConfig("maxmemory", "2mb"), redistest.WithConfig("maxmemory-policy", "allkeys-lru"))
 	admin := server.Client()
 	store := openStore(t, server.Addr, patient)
 	limit := ratelimit.Limit{Capacity: 5, Refill: ratelimit.PerHour(5)}
 	evicted := 0
 	var log []admission
-	for i := range pick(60_000, 15_000) {
-		take(t, store, "spray"+strconv.Itoa(i), 1, limit)
-		if i%500 != 0 {
-			continue
-		}
+	const spray = 500
+	for i := range pick(120, 30) {
+		fill(t, store, "spray"+strconv.Itoa(i)+"-", spray, limit)
 		// Looked at from outside, which is not a use by which lru would keep it.
 		gone := admin.Exists(t.Context(), "ratelimit:victim").Val() == 0
 		if gone {
@@ -145,8 +147,9 @@ func TestF14Eviction(t *testing.T) {
 	c.note("the victim was evicted %d times", evicted)
 }
 
-func TestF17ForeignState(t *testing.T) {
-	c := try(t, "F17")
+func TestF17ForeignState(t *testing.T) { nearAndFar(t, "F17", f17ForeignState) }
+
+func f17ForeignState(t *testing.T, c *trial) {
 	server := redistest.Start(t)
 	admin := server.Client()
 	store := openStore(t, server.Addr, patient)
@@ -203,14 +206,14 @@ func TestF17ForeignState(t *testing.T) {
 }
 
 // fill takes one token of so many keys, by many goroutines.
-func fill(t *testing.T, store ratelimit.Store, keys int, limit ratelimit.Limit) {
+func fill(t *testing.T, store ratelimit.Store, prefix string, keys int, limit ratelimit.Limit) {
 	t.Helper()
 	const fillers = 64
 	var filling sync.WaitGroup
 	for i := range fillers {
 		filling.Go(func() {
 			for k := i; k < keys; k += fillers {
-				if _, err := store.Take(context.Background(), "fill"+strconv.Itoa(k), ratelimit.Take{N: 1, Limits: []ratelimit.Limit{limit}}); err != nil {
+				if _, err := store.Take(context.Background(), prefix+strconv.Itoa(k), ratelimit.Take{N: 1, Limits: []ratelimit.Limit{limit}}); err != nil {
 					t.Error(err)
 					return
 				}

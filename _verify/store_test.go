@@ -20,6 +20,9 @@ func openStore(t *testing.T, addr string, opts ...ratelimit.RedisOption) *rateli
 }
 
 func openClient(t *testing.T, options *redis.Options) *redis.Client {
+	if options.Dialer == nil && options.TLSConfig == nil && far != nil {
+		options.Dialer = far
+	}
 	client := redis.NewClient(options)
 	t.Cleanup(func() { _ = client.Close() })
 	return client
@@ -42,6 +45,15 @@ func take(t *testing.T, store ratelimit.Store, key string, n int, limits ...rate
 		t.Fatalf("Take(%q, %d): %v", key, n, err)
 	}
 	return r
+}
+
+// reach looks until the store has its connections and its script, which may take longer than one take may.
+func reach(t *testing.T, store ratelimit.Store) {
+	t.Helper()
+	eventually(t, 5*time.Second, "the store reaches Redis", func() bool {
+		_, err := store.Take(context.Background(), "reach", ratelimit.Take{Limits: []ratelimit.Limit{hoard}})
+		return err == nil
+	})
 }
 
 // charged is how many tokens are missing from a hoard.

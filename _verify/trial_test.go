@@ -3,6 +3,7 @@ package verify
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -12,6 +13,9 @@ import (
 type trial struct {
 	t *testing.T
 	*outcome
+
+	where string // begins its notes
+	here  struct{ recovery, p99 time.Duration }
 }
 
 type outcome struct {
@@ -63,7 +67,7 @@ func try(t *testing.T, id string) *trial {
 		defer o.mu.Unlock()
 		o.failed = o.failed || t.Failed() || t.Skipped()
 	})
-	return &trial{t, o}
+	return &trial{t: t, outcome: o}
 }
 
 // times counts how often the fault was made.
@@ -94,6 +98,7 @@ func (c *trial) recovers(took, most time.Duration) {
 	took = max(0, took)
 	c.mu.Lock()
 	c.recovery.add(took, most)
+	c.here.recovery = max(c.here.recovery, took)
 	c.mu.Unlock()
 	if took > most {
 		c.t.Errorf("recovered after %v, want at most %v", took, most)
@@ -114,6 +119,7 @@ func (c *trial) takes(latencies []time.Duration, budget time.Duration) {
 		c.p99, c.budget = p99, budget
 	}
 	c.max = max(c.max, worst)
+	c.here.p99 = max(c.here.p99, p99)
 	c.mu.Unlock()
 	gross := grossDelay()
 	if p99 > budget+gross {
@@ -128,9 +134,24 @@ func (c *trial) takes(latencies []time.Duration, budget time.Duration) {
 func (c *trial) note(format string, args ...any) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if text := fmt.Sprintf(format, args...); !slices.Contains(c.notes, text) {
+	if text := c.where + fmt.Sprintf(format, args...); !slices.Contains(c.notes, text) {
 		c.notes = append(c.notes, text)
 		c.t.Log(text)
+	}
+}
+
+// compare notes the figures of a run from so far away.
+func (c *trial) compare(rtt time.Duration) {
+	var figures []string
+	if c.here.recovery > 0 {
+		figures = append(figures, fmt.Sprintf("recovery %.2f s", c.here.recovery.Seconds()))
+	}
+	if c.here.p99 > 0 {
+		figures = append(figures, fmt.Sprintf("99th percentile %.0f ms", c.here.p99.Seconds()*1e3))
+	}
+	if len(figures) > 0 {
+		c.where = ""
+		c.note("RTT %v: %s", rtt, strings.Join(figures, ", "))
 	}
 }
 

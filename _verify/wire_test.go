@@ -36,8 +36,9 @@ func takeThrough(store ratelimit.Store, times int) (asked, answered [takers]int)
 }
 
 // A reply that is lost after the take was executed: each take is charged once, answered or not.
-func TestF06ReplyLost(t *testing.T) {
-	c := try(t, "F6")
+func TestF06ReplyLost(t *testing.T) { nearAndFar(t, "F6", f06ReplyLost) }
+
+func f06ReplyLost(t *testing.T, c *trial) {
 	server := redistest.Start(t)
 	direct := openStore(t, server.Addr, patient)
 	for retries, times := range map[int]int{-1: pick(2_000, 200), 3: pick(10_000, 1_000)} {
@@ -75,8 +76,9 @@ func TestF06ReplyLost(t *testing.T) {
 }
 
 // The policy answers for takes whose replies are lost, in every client process.
-func TestF06Policy(t *testing.T) {
-	c := try(t, "F6")
+func TestF06Policy(t *testing.T) { nearAndFar(t, "F6", f06Policy) }
+
+func f06Policy(t *testing.T, c *trial) {
 	server := redistest.Start(t)
 	p := startProxy(t, server.Addr)
 	l := startLoad(t, processes, defaultSpec(p.addr))
@@ -93,8 +95,9 @@ func TestF06Policy(t *testing.T) {
 }
 
 // Replies that come later than the budget: no take may be given another one's, which would hold another number.
-func TestF07ReplyLate(t *testing.T) {
-	c := try(t, "F7")
+func TestF07ReplyLate(t *testing.T) { nearAndFar(t, "F7", f07ReplyLate) }
+
+func f07ReplyLate(t *testing.T, c *trial) {
 	server := redistest.Start(t)
 	direct := openStore(t, server.Addr, patient)
 	p := startProxy(t, server.Addr)
@@ -147,8 +150,9 @@ func TestF07ReplyLate(t *testing.T) {
 	}
 }
 
-func TestF08TornReply(t *testing.T) {
-	c := try(t, "F8")
+func TestF08TornReply(t *testing.T) { nearAndFar(t, "F8", f08TornReply) }
+
+func f08TornReply(t *testing.T, c *trial) {
 	server := redistest.Start(t)
 	direct := openStore(t, server.Addr, patient)
 	take(t, direct, "warm", 1, hoard)
@@ -184,8 +188,9 @@ func TestF08TornReply(t *testing.T) {
 	c.exceeds(0, 0)
 }
 
-func TestF08SlicedReplies(t *testing.T) {
-	c := try(t, "F8")
+func TestF08SlicedReplies(t *testing.T) { nearAndFar(t, "F8", f08SlicedReplies) }
+
+func f08SlicedReplies(t *testing.T, c *trial) {
 	server := redistest.Start(t)
 	x := startToxic(t, server.Addr)
 	x.add("slicer", map[string]any{"average_size": 1, "size_variation": 0, "delay": 10})
@@ -204,8 +209,9 @@ func TestF08SlicedReplies(t *testing.T) {
 	c.exceeds(0, 0)
 }
 
-func TestF09Latency(t *testing.T) {
-	c := try(t, "F9")
+func TestF09Latency(t *testing.T) { nearAndFar(t, "F9", f09Latency) }
+
+func f09Latency(t *testing.T, c *trial) {
 	const latency, jitter = 20 * time.Millisecond, 15 * time.Millisecond
 	for _, callers := range []int{1, 16} {
 		server := redistest.Start(t)
@@ -242,8 +248,9 @@ func TestF09Latency(t *testing.T) {
 	}
 }
 
-func TestF10Slow(t *testing.T) {
-	c := try(t, "F10")
+func TestF10Slow(t *testing.T) { nearAndFar(t, "F10", f10Slow) }
+
+func f10Slow(t *testing.T, c *trial) {
 	for _, toxic := range []struct {
 		kind       string
 		attributes map[string]any

@@ -37,6 +37,7 @@ type node struct {
 	ready      int // connections that are set up, those of flights included
 	roundTrip  minimum
 	slow       time.Time // when a flight took long, or was lost, last
+	broke      time.Time // when a connection broke or could not be set up, last
 	waking     bool      // whether advance will be called by a timer
 	setups     setups
 	used       time.Time // when a take came last
@@ -48,8 +49,10 @@ const (
 	// four; with eight, batches are so small that 128 callers get less.
 	fewFlights = 4
 	// mostFlights is how many there may be to a server that is far away: takes then leave a sixteenth of a round trip
-	// after each other.
-	mostFlights = 16
+	// after each other. Where the budget has little more than a round trip, there are as many as keep a take's wait for
+	// its flight below an eighth of what is left.
+	mostFlights  = 16
+	partOfBudget = 8
 	// worthwhile is how long waiting for company pays: on loopback, it makes fewFlights of a round trip.
 	worthwhile = 50 * time.Microsecond
 	// mostWork bounds what one flight has Redis do without a break, in evaluations of a limit, of which 256 take one
@@ -69,6 +72,7 @@ type take struct {
 	args     []any
 	deadline time.Time
 	asking   bool // the key's slot is moving to this node
+	alone    bool // not to be merged with others, because its slot is moving
 
 	state takeState // guarded by the node's mu
 	done  chan struct{}
@@ -85,8 +89,8 @@ const (
 	gaveUp
 )
 
-// work is the number of limits that are evaluated.
-func (t *take) work() int { return 1 + len(t.args)/5 }
+// work is the number of limits that are evaluated: each has four arguments, and a ban as much as two limits.
+func (t *take) work() int { return (len(t.args) + 3) / 4 }
 
 func (t *take) finish(reply []int64, err error) {
 	t.reply, t.err = reply, err
@@ -258,7 +262,7 @@ func (n *node) next() *flight {
 	case flying > 0 && since < apart && (flying >= fewFlights || apart >= worthATimer):
 		n.wake(apart - since)
 		return nil
-	case len(n.flights) >= n.ready:
+	case len(n.flights) >= n.ready && !n.foundIdle(now):
 		n.wantConnection(now)
 		return nil
 	}
@@ -271,18 +275,31 @@ func (n *node) next() *flight {
 	return f
 }
 
+// foundIdle reports whether the pool has connections that others have set up, with n.mu held, while all that this node
+// knows of are in the air. After one has broken, those that are idle are no better until they are set up anew.
+func (n *node) foundIdle(now time.Time) bool {
+	if now.Sub(n.broke) < longestSetup {
+		return false
+	}
+	n.ready = min(len(n.flights)+int(n.client.PoolStats().IdleConns), n.conns)
+	return len(n.flights) < n.ready
+}
+
 // schedule is how many flights may be under way, and how far apart they leave. Near Redis, takes that have to wait do
 // so for a landing; far away that would cost a round trip, so there are more flights, and a take waits for a part of
 // one.
 func (n *node) schedule() (most int, apart time.Duration) {
 	rtt := n.roundTrip.value()
 	most = min(max(int(rtt/worthwhile), fewFlights), mostFlights, n.conns)
+	if left := n.config.Budget - rtt; left > 0 && left < rtt {
+		most = min(max(most, int(partOfBudget*rtt/max(left, worthATimer))), n.conns)
+	}
 	if most <= fewFlights {
 		return most, 0
 	}
 	have := max(n.ready, 1)
 	if rtt+rtt/time.Duration(have) > n.config.Budget*3/4 {
-		have++ // They follow each other faster than those can, so that more will be set up.
+		have += 1 + have/4 // They follow each other faster than those can, so that more will be set up.
 	}
 	return most, rtt / time.Duration(min(have, most))
 }
@@ -364,6 +381,9 @@ func (n *node) land(f *flight, legs int, err error) {
 	flying := len(n.flights)
 	if err != nil || now.Sub(f.began) > n.config.Budget/4 {
 		n.slow = now
+	}
+	if err != nil && !isFull(err) {
+		n.broke = now
 	}
 	if i := slices.Index(n.flights, f); i >= 0 {
 		n.flights = slices.Delete(n.flights, i, i+1)

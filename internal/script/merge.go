@@ -79,6 +79,12 @@ func (m *merger) send(ctx context.Context, takes []*take, stillWaits func(*take)
 			case legs < mostLegs && len(group) > 1 && redis.HasErrorPrefix(err, "CROSSSLOT"):
 				m.verdict(false, believeNo)
 				again = append(again, group...)
+			case legs < mostLegs && len(group) > 1 && redis.HasErrorPrefix(err, "TRYAGAIN"):
+				// Their slot is moving, and some of the keys have moved. Each alone is told where it is.
+				for _, t := range group {
+					t.alone = true
+				}
+				again = append(again, group...)
 			default:
 				split(cmds[i], group)
 			}
@@ -147,7 +153,7 @@ func (m *merger) group(takes []*take) (groups [][]*take) {
 	places := map[string]int{}
 	var buf [128]byte
 	for _, t := range takes {
-		if !merge || t.asking || isLook(t.args) {
+		if !merge || t.asking || t.alone || isLook(t.args) {
 			groups = append(groups, []*take{t})
 			continue
 		}

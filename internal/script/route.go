@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -24,7 +23,10 @@ type router interface {
 func newRouter(client redis.UniversalClient, config Config) router {
 	switch client := client.(type) {
 	case *redis.ClusterClient:
-		return &cluster{client: client, nodes: nodes{config: config, sameSlot: true}, reloader: slotReloader{cluster: client}}
+		return &cluster{
+			client: client, nodes: nodes{config: config, sameSlot: true}, reloader: slotReloader{cluster: client},
+			following: make(chan struct{}, mostFollowing),
+		}
 	case *redis.Ring:
 		return &ring{client: client, nodes: nodes{config: config}}
 	case *redis.Client:
@@ -70,12 +72,13 @@ type cluster struct {
 	loading chan struct{}
 	loadErr error // of the latest attempt
 
-	following atomic.Int32 // takes that the client itself sends on
+	following chan struct{} // has room for the takes that the client itself sends on
 }
 
 const (
 	// mostRedirects is how often a take is sent on, while slots move.
 	mostRedirects = 3
+	// mostFollowing is how many the client itself sends on at a time; the others wait for their turn.
 	mostFollowing = 16
 )
 
@@ -157,14 +160,17 @@ func (c *cluster) redirect(t *take, err error) error {
 
 // follow has the client send a take on to a node that no take went to so far. Few are, until the slots are known anew.
 func (c *cluster) follow(t *take, err error) error {
-	if c.following.Add(1) > mostFollowing {
-		c.following.Add(-1)
-		return err
+	timer := time.NewTimer(time.Until(t.deadline))
+	defer timer.Stop()
+	select {
+	case c.following <- struct{}{}:
+	case <-timer.C:
+		return &lateError{budget: c.nodes.config.Budget, cause: err}
 	}
 	t.done = make(chan struct{})
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), max(time.Second, time.Until(t.deadline)))
 	go func() {
-		defer c.following.Add(-1)
+		defer func() { <-c.following }()
 		defer cancel()
 		cmd := newOnceCmd(ctx, call{"eval", text, []string{t.key}, t.args})
 		pipe := c.client.Pipeline() // Process would ask a node first what kind of command this is.
@@ -172,8 +178,6 @@ func (c *cluster) follow(t *take, err error) error {
 		_, _ = pipe.Exec(ctx)
 		t.finish(cmd.Result())
 	}()
-	timer := time.NewTimer(time.Until(t.deadline))
-	defer timer.Stop()
 	select {
 	case <-t.done:
 		return t.err

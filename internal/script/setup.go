@@ -3,6 +3,8 @@ package script
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -69,8 +71,7 @@ func (n *node) setUp() {
 	ctx, cancel := context.WithTimeout(context.Background(), n.setups.patience)
 	defer cancel()
 	// All good connections that are known of are taken, so this is a new one. TIME is among the rights that takes need.
-	cmd := redis.NewCmd(ctx, "time")
-	err := n.client.Process(ctx, cmd)
+	err := n.askTime(ctx)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := &n.setups
@@ -82,7 +83,7 @@ func (n *node) setUp() {
 		n.advance()
 		return
 	}
-	s.err = err
+	s.err, n.broke = err, now
 	closed := errors.Is(err, redis.ErrClosed)
 	if !closed {
 		s.notUntil = now.Add(min(firstPause<<min(s.failed, 10), longestPause))
@@ -94,6 +95,33 @@ func (n *node) setUp() {
 			time.AfterFunc(s.notUntil.Sub(now), n.tryAgain)
 		}
 	}
+}
+
+// askTime runs a command on a connection that nobody uses. Those that are idle in the pool may have died with others:
+// over TLS, go-redis does not see that before it uses them. They are tried one after the other, without a pause.
+func (n *node) askTime(ctx context.Context) (err error) {
+	for range n.conns {
+		idle := n.client.PoolStats().IdleConns
+		err = n.client.Process(ctx, timeCmd{redis.NewCmd(ctx, "time")})
+		if idle == 0 || breaks(err) == nil || isDialError(err) || ctx.Err() != nil {
+			break
+		}
+	}
+	return hungUp(err)
+}
+
+// timeCmd is not sent again by the client, whose pauses are not those of setups.
+type timeCmd struct{ *redis.Cmd }
+
+// NoRetry implements redis.Cmder.
+func (timeCmd) NoRetry() bool { return true }
+
+// hungUp says what is wrong where a server closes a new connection without a word.
+func hungUp(err error) error {
+	if !errors.Is(err, io.EOF) {
+		return err
+	}
+	return fmt.Errorf("hung up on a new connection, which begins with HELLO (a proxy that does not know it, such as twemproxy, cannot be used): %w", err)
 }
 
 // tryAgain begins a set-up after one that has failed, though no take may wait.

@@ -1,0 +1,58 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/gin-ratelimit/ratelimit/internal/redistest"
+)
+
+// farAway is the round trip of the second run of a case.
+const farAway = 5 * time.Millisecond
+
+// far is how clients reach Redis while a case is run from far away, else nil. Tests do not run side by side with it.
+var far dialFunc
+
+type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// nearAndFar runs a case whose clients are next door to Redis, and again from farAway, unless with -short.
+func nearAndFar(t *testing.T, id string, run func(t *testing.T, c *trial)) {
+	t.Helper()
+	for _, rtt := range []time.Duration{0, farAway}[:pick(2, 1)] {
+		t.Run(fmt.Sprintf("RTT %v", rtt), func(t *testing.T) {
+			c := try(t, id)
+			if rtt > 0 {
+				c.where = fmt.Sprintf("RTT %v: ", rtt)
+				far = dialOver(t, rtt)
+				defer func() { far = nil }()
+			}
+			run(t, c)
+			c.compare(rtt)
+		})
+	}
+}
+
+// dialOver returns a dialer over links, which refuses as the server itself does.
+func dialOver(tb testing.TB, rtt time.Duration) dialFunc {
+	tb.Helper()
+	links := redistest.NewLinks(tb, rtt)
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		var dialer net.Dialer
+		conn, err := dialer.DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		_ = conn.Close()
+		return links.Dial(ctx, network, addr)
+	}
+}
+
+// noTest is for the links of a client process, which end with it.
+type noTest struct{ testing.TB }
+
+func (noTest) Helper()           {}
+func (noTest) Cleanup(func())    {}
+func (noTest) Fatal(args ...any) { panic(fmt.Sprint(args...)) }

@@ -1,0 +1,296 @@
+package verify
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha1"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/gin-ratelimit/ratelimit"
+	"github.com/gin-ratelimit/ratelimit/internal/redistest"
+)
+
+// farClient is a client whose servers are a round trip away.
+type farClient struct {
+	redis.UniversalClient
+	opened func() int // connections so far
+	cut    func()     // resets every connection
+}
+
+// setting is a way to run Redis, and to reach it over links.
+type setting struct {
+	name   string
+	client func(t *testing.T, rtt time.Duration) farClient
+}
+
+// settings starts a server, or several, of each kind.
+func settings(t *testing.T) []setting {
+	t.Helper()
+	plain, locked := redistest.Start(t), redistest.Start(t, redistest.WithConfig("requirepass", "secret"))
+	encrypted, roots := startTLS(t)
+	nodes, watched := redistest.Cluster(t, 3), redistest.Sentinel(t)
+	ring := []*redistest.Server{redistest.Start(t), redistest.Start(t)}
+	single := func(addr string, options redis.Options) func(*testing.T, time.Duration) farClient {
+		return func(t *testing.T, rtt time.Duration) farClient {
+			t.Helper()
+			link := redistest.NewLink(t, addr, rtt)
+			options := options
+			options.Addr, options.ContextTimeoutEnabled = link.Addr, true
+			return farClient{openClient(t, &options), link.Opened, link.Cut}
+		}
+	}
+	return []setting{
+		{"plain", single(plain.Addr, redis.Options{})},
+		{"DB 3", single(plain.Addr, redis.Options{DB: 3})},
+		{"password", single(locked.Addr, redis.Options{Password: "secret"})},
+		{"TLS", single(encrypted, redis.Options{TLSConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}})},
+		{"Cluster", func(t *testing.T, rtt time.Duration) farClient {
+			t.Helper()
+			links := redistest.NewLinks(t, rtt)
+			client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: nodes.Addrs(), Dialer: links.Dial, ContextTimeoutEnabled: true})
+			t.Cleanup(func() { _ = client.Close() })
+			return farClient{client, links.Opened, links.Cut}
+		}},
+		{"Ring", func(t *testing.T, rtt time.Duration) farClient {
+			t.Helper()
+			links, addrs := redistest.NewLinks(t, rtt), map[string]string{}
+			for i, shard := range ring {
+				addrs[fmt.Sprint("shard", i)] = links.To(shard.Addr).Addr
+			}
+			client := redis.NewRing(&redis.RingOptions{Addrs: addrs, ContextTimeoutEnabled: true})
+			t.Cleanup(func() { _ = client.Close() })
+			return farClient{client, links.Opened, links.Cut}
+		}},
+		{"Sentinel", func(t *testing.T, rtt time.Duration) farClient {
+			t.Helper()
+			links := redistest.NewLinks(t, rtt)
+			client := redis.NewFailoverClient(&redis.FailoverOptions{
+				MasterName: watched.MasterName, SentinelAddrs: watched.Addrs(), Dialer: links.Dial, ContextTimeoutEnabled: true,
+			})
+			t.Cleanup(func() { _ = client.Close() })
+			return farClient{client, links.Opened, links.Cut}
+		}},
+	}
+}
+
+// startTLS runs a server that also speaks TLS, and returns that address and who vouches for it.
+func startTLS(t *testing.T) (addr string, roots *x509.CertPool) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	certFile, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for file, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: der}, keyFile: {Type: "PRIVATE KEY", Bytes: keyDER}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr = listener.Addr().String()
+	_, port, _ := net.SplitHostPort(addr)
+	_ = listener.Close()
+	redistest.Start(t, redistest.WithConfig("tls-port", port), redistest.WithConfig("tls-cert-file", certFile),
+		redistest.WithConfig("tls-key-file", keyFile), redistest.WithConfig("tls-auth-clients", "no"))
+	roots = x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	return addr, roots
+}
+
+// share is how many of the takes that were tried were decided.
+type share struct{ ok, tried int }
+
+func (s share) percent() float64 { return 100 * float64(s.ok) / float64(max(s.tried, 1)) }
+
+func (s share) String() string { return fmt.Sprintf("%.2f %% of %d", s.percent(), s.tried) }
+
+// press has callers take without a pause, each of ten keys of its own in turn, for so long.
+func press(callers int, lasts time.Duration, take func(key string) error) share {
+	var ok, tried atomic.Int64
+	var pressing sync.WaitGroup
+	end := time.Now().Add(lasts)
+	for caller := range callers {
+		pressing.Go(func() {
+			for i := 0; time.Now().Before(end); i++ {
+				err := take(fmt.Sprint(caller, "-", i%10))
+				tried.Add(1)
+				if err == nil {
+					ok.Add(1)
+				}
+			}
+		})
+	}
+	pressing.Wait()
+	return share{int(ok.Load()), int(tried.Load())}
+}
+
+// takeOne takes a token of a hoard.
+func takeOne(store ratelimit.Store) func(key string) error {
+	return func(key string) error {
+		_, err := store.Take(context.Background(), key, ratelimit.Take{N: 1, Limits: []ratelimit.Limit{hoard}})
+		return err
+	}
+}
+
+const (
+	// defaultBudget is that of a RedisStore with default options.
+	defaultBudget = 50 * time.Millisecond
+	// bareText is a script of about as many commands as a take has.
+	bareText = `redis.call("TIME") local v = redis.call("GET", KEYS[1]) redis.call("SET", KEYS[1], (tonumber(v) or 0) + 1, "PX", 60000) return {1, 2, 3, 4}`
+)
+
+// bare takes as somebody does who sends a script by himself: one EVALSHA each, with a deadline.
+func bare(client redis.UniversalClient) func(key string) error {
+	sum := sha1.Sum([]byte(bareText))
+	name := hex.EncodeToString(sum[:])
+	return func(key string) error {
+		ctx, cancel := context.WithTimeout(context.Background(), defaultBudget)
+		defer cancel()
+		return client.EvalSha(ctx, name, []string{"bare:" + key}).Err()
+	}
+}
+
+// loadBare makes the script known wherever keys may be.
+func loadBare(t *testing.T, client redis.UniversalClient) {
+	t.Helper()
+	load := func(ctx context.Context, node *redis.Client) error { return node.ScriptLoad(ctx, bareText).Err() }
+	var err error
+	switch c := client.(type) {
+	case *redis.ClusterClient:
+		err = c.ForEachMaster(t.Context(), load)
+	case *redis.Ring:
+		err = c.ForEachShard(t.Context(), load)
+	case *redis.Client:
+		err = load(t.Context(), c)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Default stores whose Redis is some round trips away begin to decide, go on to, open no connections while they do, and
+// come back when all connections are cut.
+func TestN01DefaultStoreOverALink(t *testing.T) {
+	c := try(t, "N1")
+	all := settings(t)
+	for _, rtt := range []time.Duration{5 * time.Millisecond, 20 * time.Millisecond, 40 * time.Millisecond} {
+		for _, callers := range []int{1, 64} {
+			if testing.Short() && (rtt != 20*time.Millisecond || callers != 64) {
+				continue
+			}
+			var worst worstOverLink
+			t.Run(fmt.Sprintf("%v, %d callers", rtt, callers), func(t *testing.T) {
+				for _, s := range all {
+					t.Run(s.name, func(t *testing.T) {
+						t.Parallel()
+						overLink(t, c, s, rtt, callers, &worst)
+					})
+				}
+			})
+			c.note("RTT %v, %d callers: once connected %v succeed, at the worst %v in %s; %.1f connections opened a second; back %.2f s after a cut", rtt, callers,
+				worst.all, worst.steady, worst.name, worst.opened, worst.recovery.Seconds())
+			if worst.bare.tried == 0 {
+				continue
+			}
+			c.note("RTT %v, %d callers: a bare EVALSHA on the same clients %v", rtt, callers, worst.bare)
+			if worst.all.percent() < min(99, worst.bare.percent()-1) {
+				t.Errorf("RTT %v, %d callers: %v were decided, of bare EVALSHAs %v", rtt, callers, worst.all, worst.bare)
+			}
+		}
+	}
+}
+
+// worstOverLink is the sum and the worst of all settings.
+type worstOverLink struct {
+	mu        sync.Mutex
+	all, bare share
+	steady    share
+	name      string
+	opened    float64
+	recovery  time.Duration
+}
+
+func (s *share) add(other share) { s.ok, s.tried = s.ok+other.ok, s.tried+other.tried }
+
+func overLink(t *testing.T, c *trial, s setting, rtt time.Duration, callers int, worst *worstOverLink) {
+	t.Helper()
+	const lasts, within = 3 * time.Second, 3 * time.Second
+	// Where a round trip is most of the budget, what else the machine does decides about a take, so a bare script is the
+	// measure, and more connections are needed, which take longer to set up.
+	tight := rtt > defaultBudget/2
+	start := 2 * time.Second
+	if tight {
+		start = 4 * time.Second
+	}
+	client := s.client(t, rtt)
+	store := storeOn(t, client.UniversalClient)
+	cold := press(callers, start, takeOne(store))
+	opened, began := client.opened(), time.Now()
+	steady := press(callers, lasts, takeOne(store))
+	perSecond := float64(client.opened()-opened) / time.Since(began).Seconds()
+	var alone share
+	want := 99.0
+	if tight {
+		want = steady.percent() / 2
+		loadBare(t, client.UniversalClient)
+		press(callers, time.Second, bare(client.UniversalClient))
+		alone = press(callers, lasts, bare(client.UniversalClient))
+	} else if failed := steady.tried - steady.ok; failed > max(1, steady.tried/100) {
+		t.Errorf("%v were decided", steady)
+	}
+	client.cut()
+	cut := time.Now()
+	recovery := time.Duration(0)
+	for {
+		recovery = time.Since(cut)
+		if press(callers, 4*rtt+200*time.Millisecond, takeOne(store)).percent() >= want || recovery > within {
+			break
+		}
+	}
+	t.Logf("cold %v; then %v, bare %v; %.1f connections a second after %d; back after %v", cold, steady, alone, perSecond, opened, recovery)
+	if perSecond >= 1 && !tight { // There they may still be growing in number, up to the pool's size.
+		t.Errorf("%.1f connections were opened a second, in the steady state", perSecond)
+	}
+	c.times(1)
+	worst.mu.Lock()
+	defer worst.mu.Unlock()
+	worst.all.add(steady)
+	worst.bare.add(alone)
+	if worst.name == "" || steady.percent() < worst.steady.percent() {
+		worst.steady, worst.name = steady, s.name
+	}
+	worst.opened, worst.recovery = max(worst.opened, perSecond), max(worst.recovery, recovery)
+	c.recovers(recovery, within)
+}
