@@ -32,7 +32,8 @@ var likelyTests = map[string]string{
 	"internal/script/fast.lua":   `^TestRedisStore$`,
 	"internal/script/decide.lua": `^TestRedis(Store|Takes)`,
 	"internal/script/script.go":  `^TestRedisLostReply`,
-	"store_memory_slot.go":       `^TestMemoryStore`,
+	"internal/slots/slot.go":     `^TestMemoryStore`,
+	"internal/slots/table.go":    `^TestMemoryStore`,
 }
 
 // Every mutant of the library is noticed by the library's own tests.
@@ -64,7 +65,7 @@ func TestMutants(t *testing.T) {
 		}
 		write(t, file, []byte(strings.Replace(string(whole), m.before, m.after, 1)))
 		out, err := "", error(nil)
-		if dir := filepath.Dir(m.file); dir == "internal/bucket" || m.file == "internal/script/merge.go" {
+		if dir := filepath.Dir(m.file); dir == "internal/bucket" || dir == "internal/slots" || m.file == "internal/script/merge.go" {
 			out, err = quick(t, root, ".", "./"+dir)
 		} else {
 			out, err = quick(t, root, likelyTests[m.file], ".")
