@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -187,7 +188,7 @@ func (m *MemoryStore) apply(r *Result, key string, c *bucket.Change, limits []Li
 			}
 		}
 	}
-	return m.applyLocked(r, &memoryChange{Change: c, id: &id, key: key, limits: limits})
+	return m.applyLocked(r, &id, key, c, limits)
 }
 
 func specOf(l *Limit) slots.Spec {
@@ -222,15 +223,17 @@ type memoryChange struct {
 
 // applyLocked changes the key's buckets under its shard's lock: those in a slot, or those that no slot can hold, or
 // those that are not there because they are full.
-func (m *MemoryStore) applyLocked(r *Result, c *memoryChange) (err error) {
+func (m *MemoryStore) applyLocked(r *Result, id *slots.Key, key string, change *bucket.Change, limits []Limit) error {
 	var buf [4]bucket.Scale
-	if c.scales, c.single, err = m.scalesOf(buf[:0], c.limits); err != nil {
+	scales, single, err := m.scalesOf(buf[:0], limits)
+	if err != nil {
 		return err
 	}
-	shard := &m.shards[c.id.Shard(len(m.shards))]
+	shard := &m.shards[id.Shard(len(m.shards))]
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	c.now = m.clock.Now() // Read under the lock, so that time does not go backwards within a bucket.
+	now := m.clock.Now() // Read under the lock, so that time does not go backwards within a bucket.
+	c := &memoryChange{change, id, key, limits, scales, single, now}
 	if s := shard.slot(c.id); s != nil {
 		m.applySlot(r, shard, s, c)
 	} else if state := shard.wide[c.key]; state != nil {
@@ -372,7 +375,8 @@ func (m *MemoryStore) reserve(shard *memoryShard, now int64) bool {
 
 // applyShared changes the overflow bucket of these limits. It is kept even when full: there are few.
 func (shard *memoryShard) applyShared(c *memoryChange) Result {
-	text := fmt.Sprint(c.limits)
+	// Printing lets what it prints escape to the heap, and with the limits all that c points to, on every take.
+	text := fmt.Sprint(slices.Clone(c.limits))
 	state := shard.shared[text]
 	if state == nil {
 		if shard.shared == nil {
@@ -381,10 +385,10 @@ func (shard *memoryShard) applyShared(c *memoryChange) Result {
 		state = &bucket.State{}
 		shard.shared[text] = state
 	}
-	unbanned := *c.Change
+	unbanned, shared := *c.Change, *c
 	unbanned.Ban = nil // It would shut out everybody who shares the bucket.
-	c.Change = &unbanned
-	return c.apply(state, SourceOverflow)
+	shared.Change = &unbanned
+	return shared.apply(state, SourceOverflow)
 }
 
 const (
