@@ -1,25 +1,3 @@
-// Package ratelimit is token-bucket rate limiting for Gin.
-//
-// A limiter is a gin.HandlerFunc: put it on an engine, a group or one route.
-//
-//	limiter := ratelimit.New(
-//		ratelimit.WithCapacity(20),
-//		ratelimit.WithRefillRate(ratelimit.PerSecond(10)),
-//	)
-//	router.Use(limiter)
-//
-// Each client then has a bucket of 20 tokens that refills by 10 a second. A request takes one. Where the
-// bucket is empty the answer is 429 Too Many Requests, with a Retry-After that is true.
-//
-// One call to [New] is one set of buckets: register its value twice to share them, call New twice to keep
-// them apart. Call it at start-up and never inside a handler, where each request would get buckets of its
-// own and nothing would be limited.
-//
-// Buckets live in a [Store]: a [MemoryStore] in this process, or a [RedisStore] shared by all instances.
-// Both decide alike, bit for bit, because a bucket is counted in integers and never rounded.
-//
-// The default key is the client's address as Gin tells it. Until engine.SetTrustedProxies is called, Gin
-// believes X-Forwarded-For from everybody, and then a client that makes up addresses is not limited.
 package ratelimit
 
 import (
@@ -44,8 +22,19 @@ func New(opts ...Option) gin.HandlerFunc {
 	return l.Handle
 }
 
-// Limiter is a set of buckets, and what to do with requests that find theirs empty. It is safe for
-// concurrent use and needs no closing.
+// Limiter is a set of buckets, and what to do with requests that find theirs empty. [NewLimiter] makes one. There are
+// three ways to use it:
+//
+//   - [Limiter.Handle] is the middleware: it limits the requests of the routes that it is registered on.
+//   - [Limiter.Take] decides at once on work that is not a request, such as a message from a queue, and returns a
+//     [Result].
+//   - [Limiter.Wait] reserves tokens and blocks until they are there, such as before a call to an API that has a limit
+//     of its own.
+//
+// All three share the limiter's buckets. [Limiter.Usage] and [Limiter.Peek] look without taking, [Limiter.Reset] fills
+// a key's buckets, and [Limiter.SetMode] switches the limiter off while the program runs.
+//
+// A Limiter is safe for concurrent use and needs no closing.
 type Limiter struct {
 	name        string
 	store       Store
@@ -300,3 +289,81 @@ func (l *Limiter) storeKey(key string) string {
 	}
 	return l.namespace + key
 }
+
+// longestWait is how long a request may be held back: no longer than it can wait, so that one that cannot is refused
+// at once and reserves nothing. It is never 0, which would be a take without a queue.
+func (l *Limiter) longestWait(ctx context.Context) time.Duration {
+	if l.maxWait == 0 {
+		return 0
+	}
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return l.maxWait
+	}
+	return max(time.Microsecond, min(l.maxWait, time.Until(deadline)))
+}
+
+// wait holds a request back until its tokens are there. They are reserved already, so requests go on in the
+// order in which they came, and nobody polls. A request whose context ends before that is refused, and gives its
+// place back. It returns how long that took.
+func (l *Limiter) wait(ctx context.Context, route string, d *decision) (waited time.Duration) {
+	l.waiting.Add(1)
+	defer l.waiting.Add(-1)
+	start := time.Now()
+	if deadline, ok := ctx.Deadline(); !ok || !deadline.Before(start.Add(d.result.Wait)) {
+		timer := time.NewTimer(d.result.Wait)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			waited = time.Since(start)
+			d.result.ResetAfter = max(0, d.result.ResetAfter-waited)
+			return waited
+		case <-ctx.Done():
+		}
+		waited = time.Since(start)
+		d.gone = errors.Is(ctx.Err(), context.Canceled)
+	}
+	d.result.Allowed = false
+	d.result.RetryAfter = max(0, d.result.Wait-waited)
+	d.result.Wait = 0
+	d.leave(ctx, route)
+	d.charge.tokens = 0
+	return waited
+}
+
+// Mode is whether a limiter's decisions count. It can be changed while requests run; see [Limiter.SetMode].
+type Mode int32
+
+// The modes of a limiter.
+const (
+	// Enforce refuses what the limits refuse.
+	Enforce Mode = iota
+	// Shadow decides, charges and tells the observers as Enforce does, and lets every request through at once: to try
+	// limits on real traffic before they hurt. It charges its own buckets only, as far as they go: it leaves no
+	// strikes, no bans and no places in a queue. Its headers appear only to requests with the secret of
+	// [WithDebugHeader].
+	Shadow
+	// Off lets every request through and asks nobody.
+	Off
+)
+
+// String returns "enforce", "shadow" or "off".
+func (m Mode) String() string {
+	switch m {
+	case Enforce:
+		return "enforce"
+	case Shadow:
+		return "shadow"
+	case Off:
+		return "off"
+	default:
+		return "unknown"
+	}
+}
+
+// SetMode changes the mode for the requests that come from now on. It is the kill switch: SetMode(Off) needs
+// no deployment. Anything but Shadow and Off enforces.
+func (l *Limiter) SetMode(mode Mode) { l.mode.Store(int32(mode)) }
+
+// Mode returns the mode.
+func (l *Limiter) Mode() Mode { return Mode(l.mode.Load()) }

@@ -23,12 +23,11 @@ const (
 
 // likelyTests are those which probably notice a mutant of a file, and are asked first.
 var likelyTests = map[string]string{
-	"receipt.go":                 `^TestMemoryStore$`,
+	"result.go":                  `^TestMemoryStore$`,
 	"store_fallback.go":          `^TestFallbackStoreAdjust`,
 	"store_memory.go":            `^TestMemory`,
 	"charge.go":                  `^TestCharge`,
-	"limiter.go":                 `^Test(Charge|Shadow)`,
-	"wait.go":                    `^Test(Charge|Wait)`,
+	"limiter.go":                 `^Test(Charge|Shadow|Wait)`,
 	"internal/script/fast.lua":   `^TestRedisStore$`,
 	"internal/script/decide.lua": `^TestRedis(Store|Takes)`,
 	"internal/script/script.go":  `^TestRedisLostReply`,
