@@ -36,21 +36,12 @@ func New(opts ...Option) gin.HandlerFunc {
 //
 // A Limiter is safe for concurrent use and needs no closing.
 type Limiter struct {
+	settings
+
 	name        string
-	store       Store
 	namespace   string // before each key in a store that others may use too
 	limits      []Limit
-	capacity    string // of the first limit, as text
-	limitFunc   func(*gin.Context) []Limit
-	key         KeyFunc
-	cost        func(*gin.Context) int
-	chargeIf    func(*gin.Context) bool
-	maxWait     time.Duration
-	ban         Ban
-	headers     []HeaderFunc // nil: XHeaders, in the room that the decision has for it; empty: none
-	denied      func(*gin.Context, Result)
-	failed      func(*gin.Context, error)
-	skips       []func(*gin.Context) bool
+	capacity    string             // of the first limit, as text
 	debugSecret *[sha256.Size]byte // nil: no debug header
 
 	warned    seldom
@@ -67,46 +58,21 @@ func NewLimiter(opts ...Option) (*Limiter, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
 	}
-	l := &Limiter{
-		name:      "default",
-		store:     c.store,
-		limits:    c.limits(),
-		limitFunc: c.limitFunc,
-		key:       c.key,
-		cost:      c.cost,
-		headers:   c.headers,
-		denied:    c.denied,
-		failed:    c.failed,
-		skips:     c.skips,
-		chargeIf:  c.chargeIf,
-		maxWait:   c.maxWait,
-		ban:       c.ban,
+	l := &Limiter{settings: c.settings.withDefaults(), name: "default", limits: c.limits()}
+	l.capacity = strconv.Itoa(l.limits[0].Capacity)
+	l.SetMode(c.mode)
+	if len(c.names) == 1 {
+		l.name = c.names[0]
+	}
+	if c.store != nil {
+		l.namespace = l.name + ":"
 	}
 	if len(c.observers) > 0 {
 		l.observers.Store(&c.observers)
 	}
-	l.capacity = strconv.Itoa(l.limits[0].Capacity)
-	l.SetMode(c.mode)
 	if c.debugSecret != "" {
 		digest := sha256.Sum256([]byte(c.debugSecret))
 		l.debugSecret = &digest
-	}
-	if len(c.names) == 1 {
-		l.name = c.names[0]
-	}
-	if l.store == nil {
-		l.store = NewMemoryStore()
-	} else {
-		l.namespace = l.name + ":"
-	}
-	if l.key == nil {
-		l.key = ByClientIP
-	}
-	if l.denied == nil {
-		l.denied = DenyJSON
-	}
-	if l.failed == nil {
-		l.failed = FailOpen
 	}
 	return l, nil
 }

@@ -14,26 +14,48 @@ import (
 // Option configures [New] and [NewLimiter].
 type Option func(*config)
 
-// config is what options set; nil and zero mean "not said".
+// settings are what options set and a limiter uses as it is. While options are read, nil and zero mean "not set".
+type settings struct {
+	store     Store
+	limitFunc func(*gin.Context) []Limit
+	key       KeyFunc
+	cost      func(*gin.Context) int
+	chargeIf  func(*gin.Context) bool
+	maxWait   time.Duration
+	ban       Ban
+	headers   []HeaderFunc // nil: XHeaders, in the space that the decision has for it; empty: none
+	denied    func(*gin.Context, Result)
+	failed    func(*gin.Context, error)
+	skips     []func(*gin.Context) bool
+}
+
+func (s settings) withDefaults() settings {
+	if s.store == nil {
+		s.store = NewMemoryStore()
+	}
+	if s.key == nil {
+		s.key = ByClientIP
+	}
+	if s.denied == nil {
+		s.denied = DenyJSON
+	}
+	if s.failed == nil {
+		s.failed = FailOpen
+	}
+	return s
+}
+
+// config is what options set.
 type config struct {
+	settings
+
 	refill      Rate
 	hasRefill   bool
 	capacity    int
 	hasCapacity bool
 	given       []Limit // by WithLimit
 	names       []string
-	store       Store
-	limitFunc   func(*gin.Context) []Limit
-	key         KeyFunc
-	skips       []func(*gin.Context) bool
-	cost        func(*gin.Context) int
-	headers     []HeaderFunc
-	denied      func(*gin.Context, Result)
-	failed      func(*gin.Context, error)
 	observers   []func(context.Context, Event)
-	chargeIf    func(*gin.Context) bool
-	maxWait     time.Duration
-	ban         Ban
 	mode        Mode
 	debugSecret string
 	mistakes    []error  // that an option can tell by itself

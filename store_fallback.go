@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/sony/gobreaker/v2"
+
+	"github.com/gin-ratelimit/ratelimit/internal/notify"
 )
 
 // FallbackStore is a Store around two. The primary decides; while it cannot, the fallback does, at a share of
@@ -69,7 +71,7 @@ type FallbackStore struct {
 	mu       sync.Mutex // guards the rest; held while the breaker learns of a call
 	cause    error      // how that call failed
 	switches []storeSwitch
-	telling  bool // whether a caller is telling of switches
+	calls    notify.Serial // of onSwitch
 }
 
 // outage is a cool-off, and what follows it until the breaker changes again.
@@ -172,7 +174,7 @@ func NewFallbackStore(primary, fallback Store, opts ...FallbackOption) (*Fallbac
 			return int64(counts.ConsecutiveFailures) >= int64(c.tripAfter)
 		},
 		IsExcluded:    func(err error) bool { return errors.Is(err, errNoVerdict) },
-		OnStateChange: s.turned,
+		OnStateChange: s.onStateChange,
 	})
 	return s, nil
 }
@@ -368,12 +370,12 @@ func (s *FallbackStore) report(probe func(error), began uint64, verdict error) {
 	if verdict != nil {
 		s.failing.Store(true)
 	}
-	s.tell()
+	s.callOnSwitch()
 }
 
-// turned notes that the breaker has changed. The breaker calls it under its lock, and, but for half-open, which is
+// onStateChange notes that the breaker has changed. The breaker calls it under its lock, and, but for half-open, which is
 // still the outage, under s.mu.
-func (s *FallbackStore) turned(_ string, from, to gobreaker.State) {
+func (s *FallbackStore) onStateChange(_ string, from, to gobreaker.State) {
 	switch to {
 	case gobreaker.StateOpen:
 		s.outage.Store(&outage{
@@ -390,22 +392,14 @@ func (s *FallbackStore) turned(_ string, from, to gobreaker.State) {
 	}
 }
 
-// tell tells of switches. While a caller does so, others leave theirs to it, which keeps them in order.
-func (s *FallbackStore) tell() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.telling {
-		return
-	}
-	s.telling = true
-	defer func() { s.telling = false }()
-	for len(s.switches) > 0 {
+// callOnSwitch reports the switches that nobody has reported yet.
+func (s *FallbackStore) callOnSwitch() {
+	s.calls.Run(&s.mu, func() func() {
+		if len(s.switches) == 0 {
+			return nil
+		}
 		next := s.switches[0]
 		s.switches = s.switches[1:]
-		func() {
-			s.mu.Unlock()
-			defer s.mu.Lock()
-			s.onSwitch(next.degraded, next.cause)
-		}()
-	}
+		return func() { s.onSwitch(next.degraded, next.cause) }
+	})
 }
