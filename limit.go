@@ -71,9 +71,9 @@ func (r *Rate) UnmarshalText(text []byte) error {
 func (r Rate) validate() error {
 	switch {
 	case r.Tokens < 1:
-		return fmt.Errorf("ratelimit: refill rate %v: tokens must be at least 1, for example PerSecond(10)", r)
+		return errorf("refill rate %v: tokens must be at least 1, for example PerSecond(10)", r)
 	case r.Per <= 0:
-		return fmt.Errorf("ratelimit: refill rate %v: the period must be positive, for example PerSecond(10)", r)
+		return errorf("refill rate %v: the period must be positive, for example PerSecond(10)", r)
 	}
 	return nil
 }
@@ -156,7 +156,7 @@ func (l *Limit) UnmarshalText(text []byte) error {
 	limit := Limit{Capacity: rate.Tokens, Refill: rate}
 	if hasBurst {
 		if limit.Capacity, err = strconv.Atoi(strings.TrimSpace(burstText)); err != nil {
-			return fmt.Errorf("ratelimit: limit %q: the burst must be a whole number, as in \"100/m burst 200\"", clip(string(text)))
+			return errorf("limit %q: the burst must be a whole number, as in \"100/m burst 200\"", clip(string(text)))
 		}
 	}
 	if err := limit.Validate(); err != nil {
@@ -180,16 +180,16 @@ func scaleOf(l Limit) (bucket.Scale, error) {
 		return bucket.Scale{}, err
 	}
 	if l.Capacity < 1 {
-		return bucket.Scale{}, fmt.Errorf("ratelimit: capacity %d of limit %q: must be at least 1", l.Capacity, l)
+		return bucket.Scale{}, errorf("capacity %d of limit %q: must be at least 1", l.Capacity, l)
 	}
 	s, most := bucket.NewScale(int64(l.Capacity), int64(l.Refill.Tokens), int64(l.Refill.Per))
 	switch {
 	case most < 0:
-		return bucket.Scale{}, fmt.Errorf("ratelimit: refill rate %v: too fast to be counted; use a slower rate", l.Refill)
+		return bucket.Scale{}, errorf("refill rate %v: too fast to be counted; use a slower rate", l.Refill)
 	case most == 0:
-		return bucket.Scale{}, fmt.Errorf("ratelimit: refill rate %v: too slow to be counted; use at least a token in 142 years", l.Refill)
+		return bucket.Scale{}, errorf("refill rate %v: too slow to be counted; use at least a token in 142 years", l.Refill)
 	case s.Capacity > most:
-		return bucket.Scale{}, fmt.Errorf("ratelimit: capacity %d of limit %q: at this rate at most %d can be counted exactly; "+
+		return bucket.Scale{}, errorf("capacity %d of limit %q: at this rate at most %d can be counted exactly; "+
 			"lower the capacity, or use a rate with rounder numbers", l.Capacity, l, most)
 	}
 	return s, nil
@@ -214,11 +214,11 @@ func parseRate(text string) (Rate, error) {
 	tokensText, perText, _ := strings.Cut(text, "/")
 	tokens, err := strconv.Atoi(tokensText)
 	if err != nil {
-		return Rate{}, fmt.Errorf("ratelimit: rate %q: %w", clip(text), errRateForm)
+		return Rate{}, errorf("rate %q: %w", clip(text), errRateForm)
 	}
 	per, err := parsePer(perText)
 	if err != nil {
-		return Rate{}, fmt.Errorf("ratelimit: rate %q: %w", clip(text), errRateForm)
+		return Rate{}, errorf("rate %q: %w", clip(text), errRateForm)
 	}
 	rate := Rate{tokens, per}
 	return rate, rate.validate()

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -101,7 +100,7 @@ func WithCapacity(tokens int) Option {
 func WithLimit(limits ...Limit) Option {
 	return func(c *config) {
 		if len(limits) == 0 {
-			c.mistakes = append(c.mistakes, errors.New("ratelimit: WithLimit(): needs a limit, for example PerMinute(100).Burst(200)"))
+			c.mistakes = append(c.mistakes, errorf("WithLimit(): needs a limit, for example PerMinute(100).Burst(200)"))
 		}
 		c.given = append(c.given, limits...)
 	}
@@ -159,7 +158,7 @@ func WithHeaders(write ...HeaderFunc) Option {
 	return func(c *config) {
 		c.notNil(slices.ContainsFunc(write, func(w HeaderFunc) bool { return w == nil }), "WithHeaders", "HeaderFuncs, for example XHeaders")
 		if len(write) == 0 {
-			c.mistakes = append(c.mistakes, errors.New("ratelimit: WithHeaders(): needs HeaderFuncs; WithHeaders(NoHeaders) sends none"))
+			c.mistakes = append(c.mistakes, errorf("WithHeaders(): needs HeaderFuncs; WithHeaders(NoHeaders) sends none"))
 		}
 		c.headers = withoutNoHeaders(write)
 	}
@@ -212,7 +211,7 @@ func WithChargeIf(charge func(*gin.Context) bool) Option {
 func WithMaxWait(longest time.Duration) Option {
 	return func(c *config) {
 		if longest < time.Microsecond || longest > day {
-			c.mistakes = append(c.mistakes, fmt.Errorf("ratelimit: WithMaxWait(%v): must be from 1µs to 24h", longest))
+			c.mistakes = append(c.mistakes, errorf("WithMaxWait(%v): must be from 1µs to 24h", longest))
 		}
 		c.maxWait = longest
 	}
@@ -224,7 +223,7 @@ func WithMaxWait(longest time.Duration) Option {
 func WithBan(ban Ban) Option {
 	return func(c *config) {
 		if err := ban.Validate(); err != nil {
-			c.mistakes = append(c.mistakes, fmt.Errorf("%w (given to WithBan)", err))
+			c.mistakes = append(c.mistakes, errorf("%w (given to WithBan)", err))
 		}
 		c.ban = ban
 	}
@@ -240,7 +239,7 @@ func WithDebugHeader(secret string) Option {
 	return func(c *config) {
 		const shortest = 16
 		if len(secret) < shortest {
-			c.mistakes = append(c.mistakes, fmt.Errorf("ratelimit: WithDebugHeader: the secret has %d characters: must have at least %d", len(secret), shortest))
+			c.mistakes = append(c.mistakes, errorf("WithDebugHeader: the secret has %d characters: must have at least %d", len(secret), shortest))
 		}
 		c.debugSecret = secret
 	}
@@ -250,13 +249,13 @@ func WithDebugHeader(secret string) Option {
 func (c *config) validate() error {
 	errs := slices.Clone(c.mistakes)
 	mistake := func(format string, args ...any) {
-		errs = append(errs, fmt.Errorf("ratelimit: "+format, args...))
+		errs = append(errs, errorf(format, args...))
 	}
 	check := func(limit Limit, given string) {
 		if limit == noLimit {
 			mistake("%s: only a limit function returns Unlimited; leave the limiter out, or WithLimit", given)
 		} else if err := limit.Validate(); err != nil {
-			mistake("%s: %s", given, strings.TrimPrefix(err.Error(), "ratelimit: "))
+			mistake("%s: %w", given, err)
 		}
 	}
 	switch {

@@ -3,7 +3,6 @@ package ratelimit
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -126,7 +125,7 @@ func WithCoolOff(shortest time.Duration) FallbackOption {
 func WithOnSwitch(onSwitch func(degraded bool, cause error)) FallbackOption {
 	return func(c *fallbackConfig) {
 		if onSwitch == nil {
-			c.mistakes = append(c.mistakes, errors.New("ratelimit: WithOnSwitch(nil): needs a function"))
+			c.mistakes = append(c.mistakes, errorf("WithOnSwitch(nil): needs a function"))
 		}
 		c.onSwitch = onSwitch
 	}
@@ -138,7 +137,7 @@ func NewFallbackStore(primary, fallback Store, opts ...FallbackOption) (*Fallbac
 	c := fallbackConfig{share: 1, tripAfter: 5, coolOff: time.Second}
 	for i, opt := range opts {
 		if opt == nil {
-			return nil, fmt.Errorf("ratelimit: option %d is nil", i)
+			return nil, errorf("option %d is nil", i)
 		}
 		opt(&c)
 	}
@@ -180,7 +179,7 @@ func NewFallbackStore(primary, fallback Store, opts ...FallbackOption) (*Fallbac
 }
 
 func (c *fallbackConfig) mistake(format string, args ...any) {
-	c.mistakes = append(c.mistakes, fmt.Errorf("ratelimit: "+format, args...))
+	c.mistakes = append(c.mistakes, errorf(format, args...))
 }
 
 // Degraded reports whether the fallback decides. It is true until the primary has answered again.
@@ -285,7 +284,7 @@ func (s *FallbackStore) bothFailed(cause, err error) error {
 	if errors.Is(err, ErrArgument) {
 		return err // The primary would say so too.
 	}
-	return fmt.Errorf("%w; and the fallback: %w", cause, err)
+	return errorf("%w; and the fallback: %w", cause, err)
 }
 
 // fits reports whether n tokens are within every capacity.
@@ -300,7 +299,7 @@ func fits(n int, limits []Limit) bool {
 
 var (
 	errNoVerdict = errors.New("says nothing about the store")
-	errPanicked  = errors.New("ratelimit: the primary store panicked")
+	errPanicked  = errorf("the primary store panicked")
 )
 
 // try asks the primary, if the breaker lets it. Where that decides nothing, err says why, and the fallback should.
@@ -380,7 +379,7 @@ func (s *FallbackStore) onStateChange(_ string, from, to gobreaker.State) {
 	case gobreaker.StateOpen:
 		s.outage.Store(&outage{
 			until: time.Since(s.base) + s.coolOff + rand.N(s.coolOff/2+1),
-			err:   fmt.Errorf("ratelimit: circuit open, primary store not asked: %w", s.cause),
+			err:   errorf("circuit open, primary store not asked: %w", s.cause),
 		})
 	case gobreaker.StateClosed:
 		s.outage.Store(nil)

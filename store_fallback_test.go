@@ -673,8 +673,8 @@ func TestBothStoresFail(t *testing.T) {
 	primary.failsWith(errDown)
 	fallback.failsWith(errFull)
 	for _, want := range []string{
-		"down; and the fallback: full",
-		"down; and the fallback: full",
+		"ratelimit: down; and the fallback: full",
+		"ratelimit: down; and the fallback: full",
 		"ratelimit: circuit open, primary store not asked: down; and the fallback: full",
 	} {
 		r, err := s.Take(context.Background(), "key", ratelimit.Take{N: 1, Limits: tenAnHour})
