@@ -25,7 +25,6 @@ import (
 // silentEngine is an engine whose routes are not printed, and which believes no header.
 func silentEngine(t *testing.T) *gin.Engine {
 	t.Helper()
-	gin.SetMode(gin.ReleaseMode)
 	engine := gin.New()
 	if err := engine.SetTrustedProxies(nil); err != nil {
 		t.Fatal(err)
@@ -256,7 +255,6 @@ type uncomparable struct {
 
 // Gin's own default is what the first warning is about.
 func TestCheckOfGinsDefault(t *testing.T) {
-	gin.SetMode(gin.ReleaseMode)
 	engine := gin.New()
 	engine.GET("/", byTen())
 	if got := Check(engine); len(got) != 1 || got[0].Code != WarnForgeableKey {
