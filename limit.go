@@ -292,8 +292,8 @@ type madeOfLimits[T any] struct {
 	made   T
 }
 
-// mostRemembered bounds how much is remembered. Programs have few limits; those of a limit function could be any.
-const mostRemembered = 1024
+// maxRemembered bounds how much is remembered. Programs have few limits; those of a limit function could be any.
+const maxRemembered = 1024
 
 // of returns what is remembered of limits, or else what is made of them now. An error is not remembered, nor is what
 // is made of none.
@@ -318,7 +318,7 @@ func (m *limitsMemo[T]) of(limits []Limit, build func([]Limit) (T, error)) (T, e
 func (m *limitsMemo[T]) remember(k madeOfLimits[T]) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.size == mostRemembered {
+	if m.size == maxRemembered {
 		return
 	}
 	m.size++

@@ -134,7 +134,7 @@ func resultOf(c *bucket.Change, source Source, limits []Limit, scales []bucket.S
 			decider, most = i, weight
 		}
 	}
-	r.describe(take, allowed, &limits[decider], &scales[decider], o.Deficits[decider], o.Late)
+	r.describe(take, allowed, &limits[decider], &scales[decider], o.Deficits[decider], o.ClockBehind)
 	r.Source = source
 	if o.Allowed && c.N > 0 && c.Back == nil {
 		r.Receipt.sign(source, o.At, c.MaxWait > 0)
@@ -166,26 +166,26 @@ func weightOf(c *bucket.Change, s *bucket.Scale, deficit int64, allowed bool) in
 }
 
 // describe is resultOf for one limit. It writes to r, because a Result is large to be passed around.
-func (r *Result) describe(c *bucket.Change, allowed bool, limit *Limit, s *bucket.Scale, deficit, late int64) {
+func (r *Result) describe(c *bucket.Change, allowed bool, limit *Limit, s *bucket.Scale, deficit, clockBehind int64) {
 	r.Allowed = allowed
 	r.Limit = *limit
 	r.Remaining = int(s.Remaining(deficit))
 	if deficit > 0 {
-		r.ResetAfter = ticksToDuration(s.UntilFull(deficit) + late)
+		r.ResetAfter = ticksToDuration(s.UntilFull(deficit) + clockBehind)
 	}
 	switch {
 	case !allowed && c.N > s.Capacity:
 		r.RetryAfter = Never
 	case !allowed:
-		r.RetryAfter = ticksToDuration(c.Retry(s, deficit) + late)
+		r.RetryAfter = ticksToDuration(c.Retry(s, deficit) + clockBehind)
 	case deficit > s.Size():
-		r.Wait = ticksToDuration(s.UntilSolvent(deficit) + late)
+		r.Wait = ticksToDuration(s.UntilSolvent(deficit) + clockBehind)
 	}
 }
 
-// usageOf describes a state, seen by limits, or by its own where there are none. late is by how many ticks the clock is
+// usageOf describes a state, seen by limits, or by its own where there are none. clockBehind is by how many ticks the clock is
 // behind it.
-func usageOf(source Source, s bucket.State, limits []Limit, late int64) Usage {
+func usageOf(source Source, s bucket.State, limits []Limit, clockBehind int64) Usage {
 	u := Usage{Source: source, Limits: make([]LimitUsage, len(s.Levels))}
 	for i := range s.Levels {
 		l := &s.Levels[i]
@@ -193,7 +193,7 @@ func usageOf(source Source, s bucket.State, limits []Limit, late int64) Usage {
 		if i < len(limits) {
 			limit = limits[i]
 		}
-		u.Limits[i] = limitUsageOf(limit, &l.Scale, l.Deficit, late)
+		u.Limits[i] = limitUsageOf(limit, &l.Scale, l.Deficit, clockBehind)
 	}
 	if s.Ban != nil {
 		strikes := &s.Ban.Strikes
@@ -204,7 +204,7 @@ func usageOf(source Source, s bucket.State, limits []Limit, late int64) Usage {
 }
 
 // limitUsageOf describes a bucket that lacks so much.
-func limitUsageOf(limit Limit, s *bucket.Scale, deficit, late int64) LimitUsage {
+func limitUsageOf(limit Limit, s *bucket.Scale, deficit, clockBehind int64) LimitUsage {
 	u := LimitUsage{Limit: limit, Remaining: int(s.Remaining(deficit))}
 	if deficit == 0 {
 		return u
@@ -212,8 +212,8 @@ func limitUsageOf(limit Limit, s *bucket.Scale, deficit, late int64) LimitUsage 
 	debt := max(0, deficit-s.Size())
 	u.Debt = int((debt + s.Token - 1) / s.Token)
 	next := deficit - s.Size() + int64(u.Remaining+1)*s.Token // what has to come back for one more whole token
-	u.NextToken = ticksToDuration(s.UntilFull(next) + late)
-	u.ResetAfter = ticksToDuration(s.UntilFull(deficit) + late)
+	u.NextToken = ticksToDuration(s.UntilFull(next) + clockBehind)
+	u.ResetAfter = ticksToDuration(s.UntilFull(deficit) + clockBehind)
 	return u
 }
 

@@ -12,25 +12,25 @@ import (
 //	word    bits 63 … 12                       bits 11 … 0
 //	key0    the key, or its hash: see Key
 //	key1    the same; written last; 0 is a free slot
-//	full    the instant at which the bucket is full, in units since tick 0; -1 is a dead slot
+//	fullAt  the instant at which the bucket is full, in units since tick 0; -1 is a dead slot
 //	meta    tick of the last take              the limit's id
 //
-// The bucket is one word, full: tick·perTick + deficit. As long as the limit is the same this is as good as a deficit
+// The bucket is one word, fullAt: tick·perTick + deficit. As long as the limit is the same this is as good as a deficit
 // and its tick, and refilling does not change it:
 //
 //	units   ----|-----------------|-----------------------> time in units
-//	            now·perTick       full
-//	            [---- deficit ----]        full <= now·perTick: the bucket is full
+//	            now·perTick       fullAt
+//	            [---- deficit ----]        fullAt <= now·perTick: the bucket is full
 //
 // The tick is needed when the limit changes.
 //
-// key0, key1 and the id are written under the shard's lock when the slot is made, and never again. Takes change full
-// and the tick without a lock, by compare-and-swap; the tick is advanced before full is swapped, so that it is never
+// key0, key1 and the id are written under the shard's lock when the slot is made, and never again. Takes change fullAt
+// and the tick without a lock, by compare-and-swap; the tick is advanced before fullAt is swapped, so that it is never
 // older than full. A dead slot never comes back to life, nor for another key, so a take that holds a slot cannot mistake
 // it: dead slots go when the table is rebuilt.
 type Slot struct {
 	key0, key1 atomic.Uint64
-	full       atomic.Int64
+	fullAt     atomic.Int64
 	meta       atomic.Uint64
 }
 
@@ -71,8 +71,8 @@ type Applied struct {
 func (s *Slot) Apply(clock *Clock, l *Limit, c *bucket.Change, now int64) (a Applied, ok bool) {
 	ceiling, cost := c.Units(&l.Scale)
 	for {
-		full := s.full.Load()
-		meta := s.meta.Load() // After full, so its tick is no older.
+		full := s.fullAt.Load()
+		meta := s.meta.Load() // After fullAt, so its tick is no older.
 		if last := tickOf(meta); last > now {
 			// Another take was later, while this goroutine was held up. Seen from an earlier time, tokens would be
 			// missing that have refilled since. Between a synctest bubble and the world outside time may also go
@@ -104,11 +104,11 @@ func (s *Slot) swap(full, next int64, meta uint64, l *Limit, now int64) bool {
 	if tickOf(meta) < now && !s.meta.CompareAndSwap(meta, metaOf(now, l.id)) {
 		return false
 	}
-	return s.full.CompareAndSwap(full, next)
+	return s.fullAt.CompareAndSwap(full, next)
 }
 
 // State returns the bucket of a slot that is not dead.
-func (s *Slot) State(limits *Limits) *bucket.State { return s.stateAt(limits, s.full.Load()) }
+func (s *Slot) State(limits *Limits) *bucket.State { return s.stateAt(limits, s.fullAt.Load()) }
 
 // stateAt returns the bucket that was full at the instant full, which has been read. The tick is read after it, so it is
 // no older.

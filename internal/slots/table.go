@@ -47,7 +47,7 @@ func (t *Table) Find(key *Key) *Slot {
 		s := &t.slots[i]
 		switch s.key1.Load() {
 		case key.key1:
-			if s.key0.Load() == key.key0 && s.full.Load() != dead {
+			if s.key0.Load() == key.key0 && s.fullAt.Load() != dead {
 				return s
 			}
 		case 0:
@@ -69,7 +69,7 @@ func (t *Table) insert(key *Key, full int64, meta uint64) {
 	}
 	s := &t.slots[i]
 	s.meta.Store(meta)
-	s.full.Store(full)
+	s.fullAt.Store(full)
 	s.key0.Store(key.key0)
 	s.key1.Store(key.key1) // Last: from here on Find sees it.
 	t.used++
@@ -79,7 +79,7 @@ func (t *Table) insert(key *Key, full int64, meta uint64) {
 // Kill takes the bucket out of a slot that is not dead, and returns it.
 func (t *Table) Kill(s *Slot, limits *Limits) *bucket.State {
 	t.live--
-	return s.stateAt(limits, s.full.Swap(dead))
+	return s.stateAt(limits, s.fullAt.Swap(dead))
 }
 
 // Evict kills those of the next places whose buckets are full again, and returns how many. A take that comes in
@@ -91,7 +91,7 @@ func (t *Table) Evict(limits *Limits, now int64, places int) (evicted int) {
 		if s.key1.Load() == 0 {
 			continue
 		}
-		if full := s.full.Load(); full != dead && s.isFull(limits, full, now) && s.full.CompareAndSwap(full, dead) {
+		if full := s.fullAt.Load(); full != dead && s.isFull(limits, full, now) && s.fullAt.CompareAndSwap(full, dead) {
 			evicted++
 		}
 	}
@@ -118,7 +118,7 @@ func (t *Table) Rebuilt(seeds *Seeds, limits *Limits, now int64) (next *Table, e
 		if s.key1.Load() == 0 {
 			continue
 		}
-		if full := s.full.Swap(dead); full != dead {
+		if full := s.fullAt.Swap(dead); full != dead {
 			key := seeds.hashed(s.key0.Load(), s.key1.Load())
 			next.insert(&key, full, s.meta.Load())
 		}
