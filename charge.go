@@ -44,7 +44,7 @@ func (d *decision) settle(ctx context.Context, route string, n int) error {
 	return d.adjust(ctx, route, Adjustment{N: back, Limits: d.limits, Receipt: d.result.Receipt})
 }
 
-var errNotRepeated = errorf("giving tokens back has failed before, and is not repeated, lest they come back twice; they refill")
+var errNotRepeated = errorf("giving tokens back has failed before, and is not repeated, because they could come back twice; they refill")
 
 // leave gives up the request's place in the queue.
 func (d *decision) leave(ctx context.Context, route string) {
@@ -107,7 +107,7 @@ func (d *decision) chargeByOutcome(c *gin.Context, until *decision) {
 	}
 }
 
-// report tells the observers of something, or, where there are none, the log, of a failure.
+// report sends an event to the observers. Without any, it logs a failure.
 func (l *Limiter) report(ctx context.Context, e Event) {
 	observers := l.observing()
 	for _, observe := range observers {

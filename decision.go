@@ -33,7 +33,7 @@ func tighter(later, earlier *Result) bool {
 //
 // Get, Settle and the limiters that follow find it by its writer, which it puts into c.Writer. Gin's own place for
 // such things, c.Set, costs a map: two allocations, more bytes than all the rest, and a third of a request's
-// time. A value in the request's context would cost a copy of the request, and net/http would no longer remove the
+// time. A value in the request's context would cost a copy of the request, and net/http would no longer delete the
 // temporary files of an upload.
 type decision struct {
 	writer   decisionWriter // by value, so that both are one allocation

@@ -92,7 +92,7 @@ type Limit struct {
 // were no limiter, and is not observed. As text it is "unlimited".
 var Unlimited = []Limit{noLimit}
 
-// noLimit is no limit that anybody would make: it cannot be counted.
+// noLimit is the one value of Unlimited. No store accepts it: it cannot be counted.
 var noLimit = Limit{Capacity: math.MaxInt, Refill: Rate{Tokens: math.MaxInt, Per: math.MinInt64}}
 
 func isUnlimited(limits []Limit) bool { return len(limits) == 1 && limits[0] == noLimit }

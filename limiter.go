@@ -50,8 +50,8 @@ type Limiter struct {
 	waiting   atomic.Int64 // requests that are held back
 }
 
-// NewLimiter returns a limiter whose Handle is the middleware, for those who also want [Limiter.Take] and
-// [Limiter.Reset], or errors instead of panics. The error joins every mistake in the options.
+// NewLimiter returns a limiter whose Handle is the middleware, for a program that also calls
+// [Limiter.Take] or [Limiter.Reset], or wants errors instead of panics. The error joins every mistake in the options.
 func NewLimiter(opts ...Option) (*Limiter, error) {
 	var c config
 	Options(opts...)(&c)
@@ -94,7 +94,7 @@ func NewLimiter(opts ...Option) (*Limiter, error) {
 // A request that goes through engine.HandleContext again is another request to the limiters on its way: Gin forgets
 // what was known of the first.
 //
-// Behind it c.Writer is one of this package's, by which [Get] finds the decision. It passes everything on.
+// Afterwards c.Writer is one of this package's, by which [Get] finds the decision. It passes everything on.
 func (l *Limiter) Handle(c *gin.Context) {
 	if p, ok := c.Writer.(*probe); ok {
 		p.found = append(p.found, l)
@@ -106,7 +106,7 @@ func (l *Limiter) Handle(c *gin.Context) {
 }
 
 // admit decides on a request, and answers one that is not admitted, which aborts it. It returns the decision on one
-// that is, nil where the limiter has nothing more to do with it.
+// that is, and nil if the limiter has nothing more to do with it.
 func (l *Limiter) admit(c *gin.Context) *decision {
 	mode := l.Mode()
 	if mode == Off || c.IsAborted() || l.skipped(c) { // Aborted: by another limiter, in a function that calls several.
@@ -159,7 +159,7 @@ func (l *Limiter) refuse(c *gin.Context, d *decision) {
 	c.Abort()
 }
 
-// fail has the error handler say what becomes of a request that could not be decided.
+// fail lets the error handler answer a request that could not be decided.
 func (l *Limiter) fail(c *gin.Context, d *decision, err error) {
 	if d.mode == Shadow {
 		return
@@ -181,7 +181,7 @@ func (l *Limiter) Reset(ctx context.Context, key string) (found bool, err error)
 	return l.store.Reset(ctx, l.storeKey(key))
 }
 
-// decide asks the store about a request, waits if it is to wait, and tells the observers.
+// decide asks the store about a request, waits if it has to, and notifies the observers.
 func (l *Limiter) decide(ctx context.Context, c *gin.Context, d *decision) error {
 	take := Take{N: d.cost, Limits: d.limits}
 	if d.mode != Shadow {

@@ -22,7 +22,7 @@ type settings struct {
 	chargeIf  func(*gin.Context) bool
 	maxWait   time.Duration
 	ban       Ban
-	headers   []HeaderFunc // nil: XHeaders, in the space that the decision has for it; empty: none
+	headers   []HeaderFunc // nil: XHeaders, written into the decision's own buffer; empty: none
 	denied    func(*gin.Context, Result)
 	failed    func(*gin.Context, error)
 	skips     []func(*gin.Context) bool
@@ -57,7 +57,7 @@ type config struct {
 	observers   []func(context.Context, Event)
 	mode        Mode
 	debugSecret string
-	mistakes    []error  // that an option can tell by itself
+	mistakes    []error  // that an option finds by itself
 	nils        []string // options that were given nil
 }
 
@@ -202,8 +202,8 @@ func WithChargeIf(charge func(*gin.Context) bool) Option {
 	}
 }
 
-// WithMaxWait holds a request that finds too few tokens back for as long as longest, if they will be there by
-// then, instead of refusing it. That shapes traffic as a leaky bucket does: requests go on at the refill rate,
+// WithMaxWait holds a request back that finds too few tokens, up to longest, if they will be there by then,
+// instead of refusing it. That shapes traffic as a leaky bucket does: requests go on at the refill rate,
 // in the order in which they came, and only what would wait longer is refused. Each holds a goroutine and a
 // connection meanwhile, up to the refill rate times longest per key. A request whose deadline would come before its
 // turn is refused at once. A client that leaves gives its place back, as far as nobody has reserved one behind it.
@@ -217,7 +217,7 @@ func WithMaxWait(longest time.Duration) Option {
 	}
 }
 
-// WithBan shuts out clients that do not heed Retry-After, for ever longer times; see [Ban]. It is decided
+// WithBan shuts out clients that ignore Retry-After: each ban is longer than the last; see [Ban]. It is decided
 // together with the take, so all instances on one store keep it. [Limiter.Reset] lifts it. Default: none, and
 // then a refusal changes nothing in the store.
 func WithBan(ban Ban) Option {
@@ -233,8 +233,8 @@ func WithBan(ban Ban) Option {
 func WithShadow() Option { return func(c *config) { c.mode = Shadow } }
 
 // WithDebugHeader explains decisions, as [Explain] does, in the response header X-RateLimit-Explain to those
-// requests that carry secret in X-RateLimit-Debug. At least 16 characters: whoever knows it sees what is counted
-// how. Default: nobody is told.
+// requests that carry secret in X-RateLimit-Debug. The secret has at least 16 characters; a client that knows it sees
+// what its requests are counted against. Default: no such header.
 func WithDebugHeader(secret string) Option {
 	return func(c *config) {
 		const shortest = 16

@@ -16,7 +16,7 @@ const Never time.Duration = math.MaxInt64
 type Result struct {
 	Allowed    bool
 	Banned     bool          // refused because of Take.Ban, whatever is in the bucket; Remaining is 0
-	Source     Source        // who decided
+	Source     Source        // which store decided
 	Name       string        // the limiter's; "" from a Store
 	Limit      Limit         // the limit that decided: the refusing one with the longest wait, else the one with the fewest tokens left
 	Remaining  int           // whole tokens left in that limit's bucket, rounded down, never negative
@@ -85,7 +85,7 @@ func limitText(l Limit) string {
 	return l.String()
 }
 
-// Source says who decided. The zero Source is a Store that does not say.
+// Source is which store decided, and how. The zero Source is a Store that does not say.
 type Source uint8
 
 // The sources of a decision.

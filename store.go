@@ -59,7 +59,7 @@ type Take struct {
 	Limits []Limit
 
 	// MaxWait lets a take have tokens that refill within it. The bucket is left in debt, and Result.Wait says
-	// when it is out of it, which is when to go on. Rounded down to microseconds. 0: no wait.
+	// when it is out of it, which is when to proceed. Rounded down to microseconds. 0: no wait.
 	MaxWait time.Duration
 
 	// Ban shuts the key out when it is refused too often. A refusal then changes the key's state. The zero Ban is none.
@@ -171,8 +171,8 @@ func (a *Adjustment) change(source Source) (bucket.Change, error) {
 	}}, nil
 }
 
-// isNil reports whether there is no store, also where it is a nil *RedisStore, from a constructor whose error nobody
-// has looked at.
+// isNil reports whether there is no store. A nil *RedisStore counts as none: it comes from a constructor whose error
+// was ignored.
 func isNil(store Store) bool {
 	v := reflect.ValueOf(store)
 	return !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil()

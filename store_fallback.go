@@ -30,6 +30,16 @@ import (
 // cool-off ([WithCoolOff]) one call asks it again, while the others still go to the fallback: if that succeeds, the
 // primary is back, and if it fails, another cool-off begins. There is no goroutine and no timer.
 //
+//	           failures in a row
+//	+--------+ >= WithTripAfter   +------+  cool-off is over  +-----------+
+//	| closed | -----------------> | open | -----------------> | half-open |
+//	+--------+                    +------+                    +-----------+
+//	the primary     the fallback     ^                        one call asks the primary,
+//	is asked        decides          |  that call fails       the fallback decides the others
+//	    ^                            +------------------------------|
+//	    +-----------------------------------------------------------+
+//	                          that call succeeds
+//
 // Errors about the call or its key ([ErrArgument], [ErrForeignState]) are returned as they are, and so is any
 // error once the caller's context has ended. They are no failures, and neither is [context.Canceled]: clients
 // that hang up cannot open the breaker. What a [RedisStore] refuses from memory ([SourceDenyCache]) is no success:
@@ -112,16 +122,16 @@ func WithTripAfter(failures int) FallbackOption {
 	return func(c *fallbackConfig) { c.tripAfter = failures }
 }
 
-// WithCoolOff sets for how long the primary is then left alone. Up to half as much is added each time, at
+// WithCoolOff sets for how long the primary is not asked then. Up to half as much is added each time, at
 // random, so that processes that lost it together do not come back together. The call that asks then waits for
 // the primary, up to [WithTimeout] where that is Redis. Default: 1 s.
 func WithCoolOff(shortest time.Duration) FallbackOption {
 	return func(c *fallbackConfig) { c.coolOff = shortest }
 }
 
-// WithOnSwitch tells onSwitch when the fallback takes over, with the failure that made it, and when the primary
+// WithOnSwitch calls onSwitch when the fallback takes over, with the failure that made it, and when the primary
 // is back, with nil. It is called on the goroutine of a request, with no locks held, and one switch after the
-// other, in order: hand slow work to a goroutine of your own. Default: nobody is told.
+// other, in order: hand slow work to a goroutine of your own. Default: no call.
 func WithOnSwitch(onSwitch func(degraded bool, cause error)) FallbackOption {
 	return func(c *fallbackConfig) {
 		if onSwitch == nil {
