@@ -5,20 +5,20 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"reflect"
 	"slices"
 	"strings"
-	"unsafe"
 
 	"github.com/gin-gonic/gin"
+
+	"github.com/gin-ratelimit/ratelimit/internal/ginroutes"
 )
 
-// ClientAddr is the client's address as [ByClientIP] and the lists of extra/iplist see it: as c.ClientIP() tells it,
-// IPv4 where it is an IPv4-mapped address, and without its zone. Headers count as far as Gin is told to believe them;
+// ClientAddr is the client's address as [ByClientIP] and the lists of extra/iplist see it: as c.ClientIP() returns it,
+// IPv4 where it is an IPv4-mapped address, and without its zone. Headers count as far as Gin trusts them;
 // see engine.SetTrustedProxies. A port behind the address, as some gateways send it ("203.0.113.7:51234",
 // "[2001:db8::1]:443"), is dropped.
 //
-// It is not ok where the client's address is unknown: a believed header holds something else than an address, or the
+// It is not ok where the client's address is unknown: a trusted header holds something else than an address, or the
 // peer has none, as on a unix socket. An unknown client is not the proxy, so a list of exceptions must not let it in.
 func ClientAddr(c *gin.Context) (addr netip.Addr, ok bool) {
 	addr, _, ok = clientAddr(c)
@@ -28,7 +28,7 @@ func ClientAddr(c *gin.Context) (addr netip.Addr, ok bool) {
 // clientAddr also returns the text that the address was read from.
 func clientAddr(c *gin.Context) (addr netip.Addr, text string, ok bool) {
 	ip := c.ClientIP()
-	engine := engineOf(c)
+	engine := ginroutes.Engine(c)
 	if engine != nil && engine.TrustedPlatform != "" && c.GetHeader(engine.TrustedPlatform) == ip && ip != "" {
 		return forwardedAddr(ip)
 	}
@@ -162,16 +162,3 @@ func headerLines(h http.Header, name string) []string {
 	}
 	return h.Values(name)
 }
-
-// engineOf returns the engine that a context is of, from a private field; nil if Gin is built differently.
-func engineOf(c *gin.Context) *gin.Engine {
-	if !hasEngineField {
-		return nil
-	}
-	return *(**gin.Engine)(unsafe.Add(unsafe.Pointer(c), engineField.Offset))
-}
-
-var (
-	engineField, foundEngineField = reflect.TypeFor[gin.Context]().FieldByName("engine")
-	hasEngineField                = foundEngineField && engineField.Type == reflect.TypeFor[*gin.Engine]()
-)

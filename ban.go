@@ -1,7 +1,6 @@
 package ratelimit
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/gin-ratelimit/ratelimit/internal/bucket"
@@ -48,18 +47,18 @@ func (b Ban) Validate() error {
 func (b Ban) scales() (*bucket.Ban, error) {
 	b = b.withDefaults()
 	if b.For < time.Microsecond || b.Max < b.For || b.Max > longestBan {
-		return nil, fmt.Errorf("ratelimit: ban of %v up to %v: For must be positive, and Max from For to %v", b.For, b.Max, longestBan)
+		return nil, errorf("ban of %v up to %v: For must be positive, and Max from For to %v", b.For, b.Max, longestBan)
 	}
 	if b.After < 1 || b.Within <= 0 {
-		return nil, fmt.Errorf("ratelimit: ban after %d refusals within %v: After must be at least 1, and Within positive, for example 50 within 1m", b.After, b.Within)
+		return nil, errorf("ban after %d refusals within %v: After must be at least 1, and Within positive, for example 50 within 1m", b.After, b.Within)
 	}
 	strikes, err := scaleOf(Limit{Capacity: b.After, Refill: Rate{b.After, b.Within}})
 	if err != nil {
-		return nil, fmt.Errorf("ratelimit: ban after %d refusals within %v: cannot be counted exactly; lower After or Within", b.After, b.Within)
+		return nil, errorf("ban after %d refusals within %v: cannot be counted exactly; lower After or Within", b.After, b.Within)
 	}
 	ban, ok := bucket.NewBan(strikes, int64(b.For/time.Microsecond), int64(b.Max/time.Microsecond))
 	if !ok {
-		return nil, fmt.Errorf("ratelimit: ban after %d refusals within %v: a ban of %v cannot be counted; lower After or Max", b.After, b.Within, b.Max)
+		return nil, errorf("ban after %d refusals within %v: a ban of %v cannot be counted; lower After or Max", b.After, b.Within, b.Max)
 	}
 	return &ban, nil
 }

@@ -44,7 +44,7 @@ func (d *decision) settle(ctx context.Context, route string, n int) error {
 	return d.adjust(ctx, route, Adjustment{N: back, Limits: d.limits, Receipt: d.result.Receipt})
 }
 
-var errNotRepeated = errors.New("ratelimit: an earlier give-back failed and is not repeated, because its tokens might come back twice; they refill by themselves")
+var errNotRepeated = errorf("an earlier give-back failed and is not repeated, because its tokens might come back twice; they refill by themselves")
 
 // leave gives up the request's place in the queue.
 func (d *decision) leave(ctx context.Context, route string) {
@@ -107,7 +107,7 @@ func (d *decision) chargeByOutcome(c *gin.Context, until *decision) {
 	}
 }
 
-// report tells the observers of something, or, where there are none, the log, of a failure.
+// report sends an event to the observers. Without any, it logs a failure.
 func (l *Limiter) report(ctx context.Context, e Event) {
 	observers := l.observing()
 	for _, observe := range observers {
@@ -138,7 +138,7 @@ func (s *seldom) due() bool {
 }
 
 // ErrNotCharged is returned by [Settle] where there is nothing to correct.
-var ErrNotCharged = errors.New("ratelimit: no limiter with WithCost has taken tokens for this request")
+var ErrNotCharged = errorf("no limiter with WithCost has taken tokens for this request")
 
 // Settle corrects the cost of a request, once it is known, to what it really was: tokens of a language model,
 // bytes, rows. What the limiter with [WithCost] on this request has reserved beyond it comes back, as far as the
@@ -163,7 +163,7 @@ func Settle(c *gin.Context, actual int) error {
 		}
 	}
 	if len(names) > 1 {
-		return fmt.Errorf("ratelimit: Settle(%d): the limiters %s on this request all have WithCost; "+
+		return errorf("Settle(%d): the limiters %s on this request all have WithCost; "+
 			"settle each by its own Limiter.Settle", actual, strings.Join(names, " and "))
 	}
 	return last.settleOn(c, actual)
@@ -182,7 +182,7 @@ func (l *Limiter) Settle(c *gin.Context, actual int) error {
 // settleOn settles d, which is nil where there is no decision, for a caller who has c.
 func (d *decision) settleOn(c *gin.Context, actual int) error {
 	if actual < 0 {
-		return fmt.Errorf("ratelimit: Settle(%d): the cost must not be negative", actual)
+		return errorf("Settle(%d): the cost must not be negative", actual)
 	}
 	if d == nil || !d.admitted {
 		return ErrNotCharged

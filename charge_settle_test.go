@@ -16,7 +16,6 @@ import (
 
 // featureEngine serves GET / with the handlers, and answers 500 where they panic.
 func featureEngine(handlers ...gin.HandlerFunc) *gin.Engine {
-	gin.SetMode(gin.TestMode)
 	engine := gin.New()
 	engine.Use(gin.CustomRecoveryWithWriter(nil, func(c *gin.Context, _ any) { c.AbortWithStatus(http.StatusInternalServerError) }))
 	engine.GET("/", handlers...)

@@ -83,8 +83,8 @@ func (w Warning) LogValue() slog.Value {
 // cannot be seen either.
 func Check(engine *gin.Engine) []Warning {
 	i := inspection{engine: engine}
-	routes, ok := routesOf(reflect.ValueOf(engine))
-	i.run(routes, ok && len(routes) == len(engine.Routes())+1)
+	routes, ok := routesOf(engine)
+	i.run(routes, ok)
 	return i.warnings
 }
 
@@ -445,41 +445,4 @@ func init() { // Not where they are declared: When looks for them itself.
 	codeOfHandle = reflect.ValueOf((*Limiter)(nil).Handle).Pointer()
 	codeOfStack = reflect.ValueOf(stack(nil).handle).Pointer()
 	codeOfWhen = reflect.ValueOf(when{}.handle).Pointer()
-}
-
-// routesOf reads the routes of an engine with their handlers, that of no route last. Gin keeps handlers to itself, and
-// engine.Routes() names only the last one of each route, so this reads private fields; it writes none. It is not
-// ok if they are not as in Gin 1.12.
-func routesOf(engine reflect.Value) (routes []route, ok bool) {
-	defer func() {
-		if recover() != nil { // A field is missing, or is something else.
-			routes, ok = nil, false
-		}
-	}()
-	trees := engine.Elem().FieldByName("trees")
-	for i := range trees.Len() {
-		tree := trees.Index(i)
-		routes = appendRoutes(routes, tree.FieldByName("method").String(), tree.FieldByName("root").Elem())
-	}
-	return append(routes, route{handlers: handlersOf(engine.Elem().FieldByName("allNoRoute"))}), true
-}
-
-// appendRoutes appends the routes below a node of a method's tree.
-func appendRoutes(routes []route, method string, node reflect.Value) []route {
-	if handlers := handlersOf(node.FieldByName("handlers")); len(handlers) > 0 {
-		routes = append(routes, route{method, node.FieldByName("fullPath").String(), handlers})
-	}
-	children := node.FieldByName("children")
-	for i := range children.Len() {
-		routes = appendRoutes(routes, method, children.Index(i).Elem())
-	}
-	return routes
-}
-
-// handlersOf reads a private field, which reflect alone does not hand out.
-func handlersOf(field reflect.Value) gin.HandlersChain {
-	if field.Type() != reflect.TypeFor[gin.HandlersChain]() {
-		panic("not Gin's handlers")
-	}
-	return *(*gin.HandlersChain)(field.Addr().UnsafePointer())
 }

@@ -25,7 +25,6 @@ import (
 // silentEngine is an engine whose routes are not printed, and which believes no header.
 func silentEngine(t *testing.T) *gin.Engine {
 	t.Helper()
-	gin.SetMode(gin.ReleaseMode)
 	engine := gin.New()
 	if err := engine.SetTrustedProxies(nil); err != nil {
 		t.Fatal(err)
@@ -256,7 +255,6 @@ type uncomparable struct {
 
 // Gin's own default is what the first warning is about.
 func TestCheckOfGinsDefault(t *testing.T) {
-	gin.SetMode(gin.ReleaseMode)
 	engine := gin.New()
 	engine.GET("/", byTen())
 	if got := Check(engine); len(got) != 1 || got[0].Code != WarnForgeableKey {
@@ -328,61 +326,6 @@ func TestWarningLogs(t *testing.T) {
 	want := `level=WARN msg=check warning.code=unlimited_route warning.subject="GET /" warning.message="no limiter" warning.fix="put one"` + "\n"
 	if line.String() != want {
 		t.Errorf("got  %swant %s", &line, want)
-	}
-}
-
-// A Gin that is built differently is a warning, not a crash.
-func TestRoutesOfAnotherGin(t *testing.T) {
-	type node struct {
-		handlers gin.HandlersChain
-		fullPath string
-		children []*node
-	}
-	type tree struct {
-		method string
-		root   *node
-	}
-	chain := gin.HandlersChain{forbidden}
-	type otherNode struct {
-		handlers []func(int)
-		children []*node
-	}
-	type otherTree struct {
-		method string
-		root   *otherNode
-	}
-	for name, engine := range map[string]any{
-		"no trees": &struct {
-			allNoRoute gin.HandlersChain
-			routes     []tree
-		}{},
-		"other trees": &struct {
-			allNoRoute gin.HandlersChain
-			trees      int
-		}{},
-		"no root": &struct {
-			allNoRoute gin.HandlersChain
-			trees      []tree
-		}{nil, []tree{{"GET", nil}}},
-		"no noRoute":    &struct{ trees []tree }{[]tree{{"GET", &node{chain, "/", nil}}}},
-		"other noRoute": &struct{ allNoRoute, trees []tree }{nil, []tree{{"GET", &node{chain, "/", nil}}}},
-		"other nodes": &struct {
-			allNoRoute gin.HandlersChain
-			trees      []otherTree
-		}{nil, []otherTree{{"GET", &otherNode{[]func(int){nil}, nil}}}},
-	} {
-		if routes, ok := routesOf(reflect.ValueOf(engine)); ok || routes != nil {
-			t.Errorf("%s: got %v", name, routes)
-		}
-	}
-
-	same := &struct {
-		allNoRoute gin.HandlersChain
-		trees      []tree
-	}{nil, []tree{{"GET", &node{chain, "/", []*node{{nil, "", []*node{{chain, "/a/b", nil}}}}}}}}
-	routes, ok := routesOf(reflect.ValueOf(same))
-	if !ok || len(routes) != 3 || routes[0].name() != "GET /" || routes[1].name() != "GET /a/b" || len(routes[1].handlers) != 1 {
-		t.Errorf("the same: got %v, %v", routes, ok)
 	}
 }
 

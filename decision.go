@@ -31,13 +31,12 @@ func tighter(later, earlier *Result) bool {
 
 // decision is what one limiter does to one request.
 //
-// It waits for Get, Settle and the limiters that follow as c.Writer, in front of the one before. Gin's own place for
+// Get, Settle and the limiters that follow find it by its writer, which it puts into c.Writer. Gin's own place for
 // such things, c.Set, costs a map: two allocations, more bytes than all the rest, and a third of a request's
-// time. A value in the request's context would cost a copy of the request, and net/http would no longer remove the
+// time. A value in the request's context would cost a copy of the request, and net/http would no longer delete the
 // temporary files of an upload.
 type decision struct {
-	gin.ResponseWriter // c.Writer until the decision
-
+	writer   decisionWriter // by value, so that both are one allocation
 	limiter  *Limiter
 	earlier  *decision // of the limiter before on the same request
 	key      string
@@ -64,8 +63,8 @@ type decisionKey struct{}
 
 // attach lets lastDecision find d.
 func (d *decision) attach(c *gin.Context) {
-	d.ResponseWriter = c.Writer
-	c.Writer = d
+	d.writer = decisionWriter{c.Writer, d}
+	c.Writer = &d.writer
 	if d.limiter.cost != nil {
 		c.Set(decisionKey{}, d) // For Settle in a copy of the context, which has no writer.
 	}
@@ -89,27 +88,35 @@ func writtenDecision(c *gin.Context) *decision {
 	switch w := c.Writer.(type) {
 	case nil: // A context that somebody made by hand.
 		return nil
-	case *decision:
-		return w
+	case *decisionWriter:
+		return w.decision
 	default:
 		// Other middleware may have put its own writer in front. Of the methods that all of those pass on, only this
 		// one can return something of ours, and does nothing.
-		d, _ := w.Pusher().(*decision)
-		return d
+		if w, ok := w.Pusher().(*decisionWriter); ok {
+			return w.decision
+		}
+		return nil
 	}
 }
 
-// Pusher is d itself, for lastDecision.
-func (d *decision) Pusher() http.Pusher { return d }
+// decisionWriter is what c.Writer is after a decision. It passes everything on.
+type decisionWriter struct {
+	gin.ResponseWriter // c.Writer before the decision
+	decision           *decision
+}
 
-// Push implements http.Pusher by the writer behind d. Where that cannot push, as in HTTP/1.1, it says so as net/http
+// Pusher is w itself, for lastDecision.
+func (w *decisionWriter) Pusher() http.Pusher { return w }
+
+// Push implements http.Pusher by the writer before. Where that cannot push, as in HTTP/1.1, it says so as net/http
 // wants it.
-func (d *decision) Push(target string, options *http.PushOptions) error {
-	if pusher := d.ResponseWriter.Pusher(); pusher != nil {
+func (w *decisionWriter) Push(target string, options *http.PushOptions) error {
+	if pusher := w.ResponseWriter.Pusher(); pusher != nil {
 		return pusher.Push(target, options)
 	}
 	return http.ErrNotSupported
 }
 
 // Unwrap is for http.ResponseController.
-func (d *decision) Unwrap() http.ResponseWriter { return d.ResponseWriter }
+func (w *decisionWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

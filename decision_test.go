@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -155,6 +156,38 @@ func TestRequestsAllocateLittle(t *testing.T) {
 			})
 			require.Len(t, w.header, 3)
 			require.InDelta(t, test.want, allocs, 0)
+		})
+	}
+}
+
+// Two limiters with as much left: it does not matter which one is told, but the headers and Get tell the same.
+func TestGetAgreesWithHeaders(t *testing.T) {
+	var decision ratelimit.Result
+	h := serving(
+		perMinute(2),
+		ratelimit.New(ratelimit.WithRefillRate(ratelimit.PerHour(3)), costOf(2)),
+		func(c *gin.Context) { decision, _ = ratelimit.Get(c) },
+	)
+	a := ask(h)
+	require.Equal(t, "1", a.header.Get("X-RateLimit-Remaining"))
+	require.Equal(t, a.header.Get("X-RateLimit-Limit"), strconv.Itoa(decision.Limit.Capacity))
+}
+
+func TestGetWithoutDecision(t *testing.T) {
+	for name, limiter := range map[string]gin.HandlerFunc{
+		"no limiter":     func(*gin.Context) {},
+		"its store errs": perMinute(1, ratelimit.WithName("down"), downStore()),
+	} {
+		t.Run(name, func(t *testing.T) {
+			ran := false
+			a := ask(serving(limiter, func(c *gin.Context) {
+				result, ok := ratelimit.Get(c)
+				require.False(t, ok)
+				require.Equal(t, ratelimit.Result{}, result)
+				ran = true
+			}))
+			require.True(t, ran)
+			require.Equal(t, http.Header{"Content-Type": {"text/plain; charset=utf-8"}}, a.header)
 		})
 	}
 }

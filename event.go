@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Event is what an observer is told about one decision, or about tokens that could not be given back
+// Event is what an observer receives about one decision, or about tokens that could not be given back
 // ([ReasonGiveBack]); see [WithObserver].
 type Event struct {
 	Name    string        // the limiter's

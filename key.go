@@ -224,11 +224,11 @@ func checkKeys(name string, keys []KeyFunc) {
 // digest is 128 bits of SHA-256 over a value and what kind of value it is. It is the same on all instances,
 // so it cannot be salted: a value that can be guessed can be recognised.
 func digest(kind, value string) string {
-	room := make([]byte, 0, 128)
-	room = append(room, kind...)
-	room = append(room, 0)
-	room = append(room, value...)
-	sum := sha256.Sum256(room)
+	buf := make([]byte, 0, 128)
+	buf = append(buf, kind...)
+	buf = append(buf, 0)
+	buf = append(buf, value...)
+	sum := sha256.Sum256(buf)
 	return base64.RawURLEncoding.EncodeToString(sum[:16])
 }
 

@@ -3,10 +3,13 @@ package ratelimit
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gin-ratelimit/ratelimit/internal/bucket"
@@ -68,9 +71,9 @@ func (r *Rate) UnmarshalText(text []byte) error {
 func (r Rate) validate() error {
 	switch {
 	case r.Tokens < 1:
-		return fmt.Errorf("ratelimit: refill rate %v: tokens must be at least 1, for example PerSecond(10)", r)
+		return errorf("refill rate %v: tokens must be at least 1, for example PerSecond(10)", r)
 	case r.Per <= 0:
-		return fmt.Errorf("ratelimit: refill rate %v: the period must be positive, for example PerSecond(10)", r)
+		return errorf("refill rate %v: the period must be positive, for example PerSecond(10)", r)
 	}
 	return nil
 }
@@ -89,7 +92,7 @@ type Limit struct {
 // were no limiter, and is not observed. As text it is "unlimited".
 var Unlimited = []Limit{noLimit}
 
-// noLimit is no limit that anybody would make: it cannot be counted.
+// noLimit is the one value of Unlimited. No store accepts it: it cannot be counted.
 var noLimit = Limit{Capacity: math.MaxInt, Refill: Rate{Tokens: math.MaxInt, Per: math.MinInt64}}
 
 func isUnlimited(limits []Limit) bool { return len(limits) == 1 && limits[0] == noLimit }
@@ -153,7 +156,7 @@ func (l *Limit) UnmarshalText(text []byte) error {
 	limit := Limit{Capacity: rate.Tokens, Refill: rate}
 	if hasBurst {
 		if limit.Capacity, err = strconv.Atoi(strings.TrimSpace(burstText)); err != nil {
-			return fmt.Errorf("ratelimit: limit %q: the burst must be a whole number, as in \"100/m burst 200\"", clip(string(text)))
+			return errorf("limit %q: the burst must be a whole number, as in \"100/m burst 200\"", clip(string(text)))
 		}
 	}
 	if err := limit.Validate(); err != nil {
@@ -177,16 +180,16 @@ func scaleOf(l Limit) (bucket.Scale, error) {
 		return bucket.Scale{}, err
 	}
 	if l.Capacity < 1 {
-		return bucket.Scale{}, fmt.Errorf("ratelimit: capacity %d of limit %q: must be at least 1", l.Capacity, l)
+		return bucket.Scale{}, errorf("capacity %d of limit %q: must be at least 1", l.Capacity, l)
 	}
 	s, most := bucket.NewScale(int64(l.Capacity), int64(l.Refill.Tokens), int64(l.Refill.Per))
 	switch {
 	case most < 0:
-		return bucket.Scale{}, fmt.Errorf("ratelimit: refill rate %v: too fast to be counted; use a slower rate", l.Refill)
+		return bucket.Scale{}, errorf("refill rate %v: too fast to be counted; use a slower rate", l.Refill)
 	case most == 0:
-		return bucket.Scale{}, fmt.Errorf("ratelimit: refill rate %v: too slow to be counted; use at least a token in 142 years", l.Refill)
+		return bucket.Scale{}, errorf("refill rate %v: too slow to be counted; use at least a token in 142 years", l.Refill)
 	case s.Capacity > most:
-		return bucket.Scale{}, fmt.Errorf("ratelimit: capacity %d of limit %q: at this rate at most %d can be counted exactly; "+
+		return bucket.Scale{}, errorf("capacity %d of limit %q: at this rate at most %d can be counted exactly; "+
 			"lower the capacity, or use a rate with rounder numbers", l.Capacity, l, most)
 	}
 	return s, nil
@@ -211,11 +214,11 @@ func parseRate(text string) (Rate, error) {
 	tokensText, perText, _ := strings.Cut(text, "/")
 	tokens, err := strconv.Atoi(tokensText)
 	if err != nil {
-		return Rate{}, fmt.Errorf("ratelimit: rate %q: %w", clip(text), errRateForm)
+		return Rate{}, errorf("rate %q: %w", clip(text), errRateForm)
 	}
 	per, err := parsePer(perText)
 	if err != nil {
-		return Rate{}, fmt.Errorf("ratelimit: rate %q: %w", clip(text), errRateForm)
+		return Rate{}, errorf("rate %q: %w", clip(text), errRateForm)
 	}
 	rate := Rate{tokens, per}
 	return rate, rate.validate()
@@ -273,4 +276,57 @@ func clip(text string) string {
 		return text
 	}
 	return text[:most] + "…"
+}
+
+// limitsMemo remembers what was made of lists of limits, because takes ask for the same ones again and again. What
+// is made is only to be read.
+type limitsMemo[T any] struct {
+	known atomic.Pointer[map[Limit][]madeOfLimits[T]] // by the first limit of the list; replaced under mu, read without
+
+	mu   sync.Mutex
+	size int // lists in known
+}
+
+type madeOfLimits[T any] struct {
+	limits []Limit
+	made   T
+}
+
+// maxRemembered bounds how much is remembered. Programs have few limits; those of a limit function could be any.
+const maxRemembered = 1024
+
+// of returns what is remembered of limits, or else what is made of them now. An error is not remembered, nor is what
+// is made of none.
+func (m *limitsMemo[T]) of(limits []Limit, build func([]Limit) (T, error)) (T, error) {
+	if len(limits) == 0 {
+		return build(limits)
+	}
+	if known := m.known.Load(); known != nil {
+		for _, k := range (*known)[limits[0]] {
+			if slices.Equal(k.limits, limits) {
+				return k.made, nil
+			}
+		}
+	}
+	made, err := build(limits)
+	if err == nil {
+		m.remember(madeOfLimits[T]{slices.Clone(limits), made})
+	}
+	return made, err
+}
+
+func (m *limitsMemo[T]) remember(k madeOfLimits[T]) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.size == maxRemembered {
+		return
+	}
+	m.size++
+	next := map[Limit][]madeOfLimits[T]{}
+	if known := m.known.Load(); known != nil {
+		next = maps.Clone(*known)
+	}
+	first := k.limits[0]
+	next[first] = append(slices.Clip(next[first]), k)
+	m.known.Store(&next)
 }

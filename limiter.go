@@ -1,25 +1,3 @@
-// Package ratelimit is token-bucket rate limiting for Gin.
-//
-// A limiter is a gin.HandlerFunc: put it on an engine, a group or one route.
-//
-//	limiter := ratelimit.New(
-//		ratelimit.WithCapacity(20),
-//		ratelimit.WithRefillRate(ratelimit.PerSecond(10)),
-//	)
-//	router.Use(limiter)
-//
-// Each client then has a bucket of 20 tokens that refills by 10 a second. A request takes one. Where the
-// bucket is empty the answer is 429 Too Many Requests, with a Retry-After that is true.
-//
-// One call to [New] is one set of buckets: register its value twice to share them, call New twice to keep
-// them apart. Call it at start-up and never inside a handler, where each request would get buckets of its
-// own and nothing would be limited.
-//
-// Buckets live in a [Store]: a [MemoryStore] in this process, or a [RedisStore] shared by all instances.
-// Both decide alike, bit for bit, because a bucket is counted in integers and never rounded.
-//
-// The default key is the client's address as Gin tells it. Until engine.SetTrustedProxies is called, Gin
-// believes X-Forwarded-For from everybody, and then a client that makes up addresses is not limited.
 package ratelimit
 
 import (
@@ -44,24 +22,26 @@ func New(opts ...Option) gin.HandlerFunc {
 	return l.Handle
 }
 
-// Limiter is a set of buckets, and what to do with requests that find theirs empty. It is safe for
-// concurrent use and needs no closing.
+// Limiter is a set of buckets, and what to do with requests that find theirs empty. [NewLimiter] makes one. There are
+// three ways to use it:
+//
+//   - [Limiter.Handle] is the middleware: it limits the requests of the routes that it is registered on.
+//   - [Limiter.Take] decides at once on work that is not a request, such as a message from a queue, and returns a
+//     [Result].
+//   - [Limiter.Wait] reserves tokens and blocks until they are there, such as before a call to an API that has a limit
+//     of its own.
+//
+// All three share the limiter's buckets. [Limiter.Usage] and [Limiter.Peek] look without taking, [Limiter.Reset] fills
+// a key's buckets, and [Limiter.SetMode] switches the limiter off while the program runs.
+//
+// A Limiter is safe for concurrent use and needs no closing.
 type Limiter struct {
+	settings
+
 	name        string
-	store       Store
 	namespace   string // before each key in a store that others may use too
 	limits      []Limit
-	capacity    string // of the first limit, as text
-	limitFunc   func(*gin.Context) []Limit
-	key         KeyFunc
-	cost        func(*gin.Context) int
-	chargeIf    func(*gin.Context) bool
-	maxWait     time.Duration
-	ban         Ban
-	headers     []HeaderFunc // nil: XHeaders, in the room that the decision has for it; empty: none
-	denied      func(*gin.Context, Result)
-	failed      func(*gin.Context, error)
-	skips       []func(*gin.Context) bool
+	capacity    string             // of the first limit, as text
 	debugSecret *[sha256.Size]byte // nil: no debug header
 
 	warned    seldom
@@ -70,54 +50,29 @@ type Limiter struct {
 	waiting   atomic.Int64 // requests that are held back
 }
 
-// NewLimiter returns a limiter whose Handle is the middleware, for those who also want [Limiter.Take] and
-// [Limiter.Reset], or errors instead of panics. The error joins every mistake in the options.
+// NewLimiter returns a limiter whose Handle is the middleware, for a program that also calls
+// [Limiter.Take] or [Limiter.Reset], or wants errors instead of panics. The error joins every mistake in the options.
 func NewLimiter(opts ...Option) (*Limiter, error) {
 	var c config
 	Options(opts...)(&c)
 	if err := c.validate(); err != nil {
 		return nil, err
 	}
-	l := &Limiter{
-		name:      "default",
-		store:     c.store,
-		limits:    c.limits(),
-		limitFunc: c.limitFunc,
-		key:       c.key,
-		cost:      c.cost,
-		headers:   c.headers,
-		denied:    c.denied,
-		failed:    c.failed,
-		skips:     c.skips,
-		chargeIf:  c.chargeIf,
-		maxWait:   c.maxWait,
-		ban:       c.ban,
+	l := &Limiter{settings: c.settings.withDefaults(), name: "default", limits: c.limits()}
+	l.capacity = strconv.Itoa(l.limits[0].Capacity)
+	l.SetMode(c.mode)
+	if len(c.names) == 1 {
+		l.name = c.names[0]
+	}
+	if c.store != nil {
+		l.namespace = l.name + ":"
 	}
 	if len(c.observers) > 0 {
 		l.observers.Store(&c.observers)
 	}
-	l.capacity = strconv.Itoa(l.limits[0].Capacity)
-	l.SetMode(c.mode)
 	if c.debugSecret != "" {
 		digest := sha256.Sum256([]byte(c.debugSecret))
 		l.debugSecret = &digest
-	}
-	if len(c.names) == 1 {
-		l.name = c.names[0]
-	}
-	if l.store == nil {
-		l.store = NewMemoryStore()
-	} else {
-		l.namespace = l.name + ":"
-	}
-	if l.key == nil {
-		l.key = ByClientIP
-	}
-	if l.denied == nil {
-		l.denied = DenyJSON
-	}
-	if l.failed == nil {
-		l.failed = FailOpen
 	}
 	return l, nil
 }
@@ -139,7 +94,7 @@ func NewLimiter(opts ...Option) (*Limiter, error) {
 // A request that goes through engine.HandleContext again is another request to the limiters on its way: Gin forgets
 // what was known of the first.
 //
-// Behind it c.Writer is one of this package's, by which [Get] finds the decision. It passes everything on.
+// Afterwards c.Writer is one of this package's, by which [Get] finds the decision. It passes everything on.
 func (l *Limiter) Handle(c *gin.Context) {
 	if p, ok := c.Writer.(*probe); ok {
 		p.found = append(p.found, l)
@@ -151,7 +106,7 @@ func (l *Limiter) Handle(c *gin.Context) {
 }
 
 // admit decides on a request, and answers one that is not admitted, which aborts it. It returns the decision on one
-// that is, nil where the limiter has nothing more to do with it.
+// that is, and nil if the limiter has nothing more to do with it.
 func (l *Limiter) admit(c *gin.Context) *decision {
 	mode := l.Mode()
 	if mode == Off || c.IsAborted() || l.skipped(c) { // Aborted: by another limiter, in a function that calls several.
@@ -204,7 +159,7 @@ func (l *Limiter) refuse(c *gin.Context, d *decision) {
 	c.Abort()
 }
 
-// fail has the error handler say what becomes of a request that could not be decided.
+// fail lets the error handler answer a request that could not be decided.
 func (l *Limiter) fail(c *gin.Context, d *decision, err error) {
 	if d.mode == Shadow {
 		return
@@ -226,7 +181,7 @@ func (l *Limiter) Reset(ctx context.Context, key string) (found bool, err error)
 	return l.store.Reset(ctx, l.storeKey(key))
 }
 
-// decide asks the store about a request, waits if it is to wait, and tells the observers.
+// decide asks the store about a request, waits if it has to, and notifies the observers.
 func (l *Limiter) decide(ctx context.Context, c *gin.Context, d *decision) error {
 	take := Take{N: d.cost, Limits: d.limits}
 	if d.mode != Shadow {
@@ -300,3 +255,81 @@ func (l *Limiter) storeKey(key string) string {
 	}
 	return l.namespace + key
 }
+
+// longestWait is how long a request may be held back: no longer than it can wait, so that one that cannot is refused
+// at once and reserves nothing. It is never 0, which would be a take without a queue.
+func (l *Limiter) longestWait(ctx context.Context) time.Duration {
+	if l.maxWait == 0 {
+		return 0
+	}
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return l.maxWait
+	}
+	return max(time.Microsecond, min(l.maxWait, time.Until(deadline)))
+}
+
+// wait holds a request back until its tokens are there. They are reserved already, so requests go on in the
+// order in which they came, and nobody polls. A request whose context ends before that is refused, and gives its
+// place back. It returns how long that took.
+func (l *Limiter) wait(ctx context.Context, route string, d *decision) (waited time.Duration) {
+	l.waiting.Add(1)
+	defer l.waiting.Add(-1)
+	start := time.Now()
+	if deadline, ok := ctx.Deadline(); !ok || !deadline.Before(start.Add(d.result.Wait)) {
+		timer := time.NewTimer(d.result.Wait)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			waited = time.Since(start)
+			d.result.ResetAfter = max(0, d.result.ResetAfter-waited)
+			return waited
+		case <-ctx.Done():
+		}
+		waited = time.Since(start)
+		d.gone = errors.Is(ctx.Err(), context.Canceled)
+	}
+	d.result.Allowed = false
+	d.result.RetryAfter = max(0, d.result.Wait-waited)
+	d.result.Wait = 0
+	d.leave(ctx, route)
+	d.charge.tokens = 0
+	return waited
+}
+
+// Mode is whether a limiter's decisions count. It can be changed while requests run; see [Limiter.SetMode].
+type Mode int32
+
+// The modes of a limiter.
+const (
+	// Enforce refuses what the limits refuse.
+	Enforce Mode = iota
+	// Shadow decides, charges and tells the observers as Enforce does, and lets every request through at once: to try
+	// limits on real traffic before they hurt. It charges its own buckets only, as far as they go: it leaves no
+	// strikes, no bans and no places in a queue. Its headers appear only to requests with the secret of
+	// [WithDebugHeader].
+	Shadow
+	// Off lets every request through and asks nobody.
+	Off
+)
+
+// String returns "enforce", "shadow" or "off".
+func (m Mode) String() string {
+	switch m {
+	case Enforce:
+		return "enforce"
+	case Shadow:
+		return "shadow"
+	case Off:
+		return "off"
+	default:
+		return "unknown"
+	}
+}
+
+// SetMode changes the mode for the requests that come from now on. It is the kill switch: SetMode(Off) needs
+// no deployment. Anything but Shadow and Off enforces.
+func (l *Limiter) SetMode(mode Mode) { l.mode.Store(int32(mode)) }
+
+// Mode returns the mode.
+func (l *Limiter) Mode() Mode { return Mode(l.mode.Load()) }

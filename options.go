@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -14,29 +13,51 @@ import (
 // Option configures [New] and [NewLimiter].
 type Option func(*config)
 
-// config is what options set; nil and zero mean "not said".
+// settings are what options set and a limiter uses as it is. While options are read, nil and zero mean "not set".
+type settings struct {
+	store     Store
+	limitFunc func(*gin.Context) []Limit
+	key       KeyFunc
+	cost      func(*gin.Context) int
+	chargeIf  func(*gin.Context) bool
+	maxWait   time.Duration
+	ban       Ban
+	headers   []HeaderFunc // nil: XHeaders, written into the decision's own buffer; empty: none
+	denied    func(*gin.Context, Result)
+	failed    func(*gin.Context, error)
+	skips     []func(*gin.Context) bool
+}
+
+func (s settings) withDefaults() settings {
+	if s.store == nil {
+		s.store = NewMemoryStore()
+	}
+	if s.key == nil {
+		s.key = ByClientIP
+	}
+	if s.denied == nil {
+		s.denied = DenyJSON
+	}
+	if s.failed == nil {
+		s.failed = FailOpen
+	}
+	return s
+}
+
+// config is what options set.
 type config struct {
+	settings
+
 	refill      Rate
 	hasRefill   bool
 	capacity    int
 	hasCapacity bool
 	given       []Limit // by WithLimit
 	names       []string
-	store       Store
-	limitFunc   func(*gin.Context) []Limit
-	key         KeyFunc
-	skips       []func(*gin.Context) bool
-	cost        func(*gin.Context) int
-	headers     []HeaderFunc
-	denied      func(*gin.Context, Result)
-	failed      func(*gin.Context, error)
 	observers   []func(context.Context, Event)
-	chargeIf    func(*gin.Context) bool
-	maxWait     time.Duration
-	ban         Ban
 	mode        Mode
 	debugSecret string
-	mistakes    []error  // that an option can tell by itself
+	mistakes    []error  // that an option finds by itself
 	nils        []string // options that were given nil
 }
 
@@ -79,7 +100,7 @@ func WithCapacity(tokens int) Option {
 func WithLimit(limits ...Limit) Option {
 	return func(c *config) {
 		if len(limits) == 0 {
-			c.mistakes = append(c.mistakes, errors.New("ratelimit: WithLimit(): needs a limit, for example PerMinute(100).Burst(200)"))
+			c.mistakes = append(c.mistakes, errorf("WithLimit(): needs a limit, for example PerMinute(100).Burst(200)"))
 		}
 		c.given = append(c.given, limits...)
 	}
@@ -137,7 +158,7 @@ func WithHeaders(write ...HeaderFunc) Option {
 	return func(c *config) {
 		c.notNil(slices.ContainsFunc(write, func(w HeaderFunc) bool { return w == nil }), "WithHeaders", "HeaderFuncs, for example XHeaders")
 		if len(write) == 0 {
-			c.mistakes = append(c.mistakes, errors.New("ratelimit: WithHeaders(): needs HeaderFuncs; WithHeaders(NoHeaders) sends none"))
+			c.mistakes = append(c.mistakes, errorf("WithHeaders(): needs HeaderFuncs; WithHeaders(NoHeaders) sends none"))
 		}
 		c.headers = withoutNoHeaders(write)
 	}
@@ -181,8 +202,8 @@ func WithChargeIf(charge func(*gin.Context) bool) Option {
 	}
 }
 
-// WithMaxWait holds a request that finds too few tokens back for as long as longest, if they will be there by
-// then, instead of refusing it. That shapes traffic as a leaky bucket does: requests go on at the refill rate,
+// WithMaxWait holds a request back that finds too few tokens, up to longest, if they will be there by then,
+// instead of refusing it. That shapes traffic as a leaky bucket does: requests go on at the refill rate,
 // in the order in which they came, and only what would wait longer is refused. Each holds a goroutine and a
 // connection meanwhile, up to the refill rate times longest per key. A request whose deadline would come before its
 // turn is refused at once. A client that leaves gives its place back, as far as nobody has reserved one behind it.
@@ -190,19 +211,19 @@ func WithChargeIf(charge func(*gin.Context) bool) Option {
 func WithMaxWait(longest time.Duration) Option {
 	return func(c *config) {
 		if longest < time.Microsecond || longest > day {
-			c.mistakes = append(c.mistakes, fmt.Errorf("ratelimit: WithMaxWait(%v): must be from 1µs to 24h", longest))
+			c.mistakes = append(c.mistakes, errorf("WithMaxWait(%v): must be from 1µs to 24h", longest))
 		}
 		c.maxWait = longest
 	}
 }
 
-// WithBan shuts out clients that do not heed Retry-After, for ever longer times; see [Ban]. It is decided
+// WithBan shuts out clients that ignore Retry-After: each ban is longer than the last; see [Ban]. It is decided
 // together with the take, so all instances on one store keep it. [Limiter.Reset] lifts it. Default: none, and
 // then a refusal changes nothing in the store.
 func WithBan(ban Ban) Option {
 	return func(c *config) {
 		if err := ban.Validate(); err != nil {
-			c.mistakes = append(c.mistakes, fmt.Errorf("%w (given to WithBan)", err))
+			c.mistakes = append(c.mistakes, errorf("%w (given to WithBan)", err))
 		}
 		c.ban = ban
 	}
@@ -212,13 +233,13 @@ func WithBan(ban Ban) Option {
 func WithShadow() Option { return func(c *config) { c.mode = Shadow } }
 
 // WithDebugHeader explains decisions, as [Explain] does, in the response header X-RateLimit-Explain to those
-// requests that carry secret in X-RateLimit-Debug. At least 16 characters: whoever knows it sees what is counted
-// how. Default: nobody is told.
+// requests that carry secret in X-RateLimit-Debug. The secret has at least 16 characters; a client that knows it sees
+// what its requests are counted against. Default: no such header.
 func WithDebugHeader(secret string) Option {
 	return func(c *config) {
 		const shortest = 16
 		if len(secret) < shortest {
-			c.mistakes = append(c.mistakes, fmt.Errorf("ratelimit: WithDebugHeader: the secret has %d characters: must have at least %d", len(secret), shortest))
+			c.mistakes = append(c.mistakes, errorf("WithDebugHeader: the secret has %d characters: must have at least %d", len(secret), shortest))
 		}
 		c.debugSecret = secret
 	}
@@ -228,13 +249,13 @@ func WithDebugHeader(secret string) Option {
 func (c *config) validate() error {
 	errs := slices.Clone(c.mistakes)
 	mistake := func(format string, args ...any) {
-		errs = append(errs, fmt.Errorf("ratelimit: "+format, args...))
+		errs = append(errs, errorf(format, args...))
 	}
 	check := func(limit Limit, given string) {
 		if limit == noLimit {
 			mistake("%s: only a limit function returns Unlimited; leave the limiter out, or WithLimit", given)
 		} else if err := limit.Validate(); err != nil {
-			mistake("%s: %s", given, strings.TrimPrefix(err.Error(), "ratelimit: "))
+			mistake("%s: %w", given, err)
 		}
 	}
 	switch {

@@ -16,7 +16,7 @@ const Never time.Duration = math.MaxInt64
 type Result struct {
 	Allowed    bool
 	Banned     bool          // refused because of Take.Ban, whatever is in the bucket; Remaining is 0
-	Source     Source        // who decided
+	Source     Source        // which store decided
 	Name       string        // the limiter's; "" from a Store
 	Limit      Limit         // the limit that decided: the refusing one with the longest wait, else the one with the fewest tokens left
 	Remaining  int           // whole tokens left in that limit's bucket, rounded down, never negative
@@ -85,7 +85,7 @@ func limitText(l Limit) string {
 	return l.String()
 }
 
-// Source says who decided. The zero Source is a Store that does not say.
+// Source is which store decided, and how. The zero Source is a Store that does not say.
 type Source uint8
 
 // The sources of a decision.
@@ -137,7 +137,7 @@ func resultOf(c *bucket.Change, source Source, limits []Limit, scales []bucket.S
 			decider, most = i, weight
 		}
 	}
-	r.describe(take, allowed, &limits[decider], &scales[decider], o.Deficits[decider], o.Late)
+	r.describe(take, allowed, &limits[decider], &scales[decider], o.Deficits[decider], o.ClockBehind)
 	r.Source = source
 	if o.Allowed && c.N > 0 && c.Back == nil {
 		r.Receipt.sign(source, o.At, c.MaxWait > 0)
@@ -169,26 +169,26 @@ func weightOf(c *bucket.Change, s *bucket.Scale, deficit int64, allowed bool) in
 }
 
 // describe is resultOf for one limit. It writes to r, because a Result is large to be passed around.
-func (r *Result) describe(c *bucket.Change, allowed bool, limit *Limit, s *bucket.Scale, deficit, late int64) {
+func (r *Result) describe(c *bucket.Change, allowed bool, limit *Limit, s *bucket.Scale, deficit, clockBehind int64) {
 	r.Allowed = allowed
 	r.Limit = *limit
 	r.Remaining = int(s.Remaining(deficit))
 	if deficit > 0 {
-		r.ResetAfter = ticksToDuration(s.UntilFull(deficit) + late)
+		r.ResetAfter = ticksToDuration(s.UntilFull(deficit) + clockBehind)
 	}
 	switch {
 	case !allowed && c.N > s.Capacity:
 		r.RetryAfter = Never
 	case !allowed:
-		r.RetryAfter = ticksToDuration(c.Retry(s, deficit) + late)
+		r.RetryAfter = ticksToDuration(c.Retry(s, deficit) + clockBehind)
 	case deficit > s.Size():
-		r.Wait = ticksToDuration(s.UntilSolvent(deficit) + late)
+		r.Wait = ticksToDuration(s.UntilSolvent(deficit) + clockBehind)
 	}
 }
 
-// usageOf describes a state, seen by limits, or by its own where there are none. late is by how many ticks the clock is
+// usageOf describes a state, seen by limits, or by its own where there are none. clockBehind is by how many ticks the clock is
 // behind it.
-func usageOf(source Source, s bucket.State, limits []Limit, late int64) Usage {
+func usageOf(source Source, s bucket.State, limits []Limit, clockBehind int64) Usage {
 	u := Usage{Source: source, Limits: make([]LimitUsage, len(s.Levels))}
 	for i := range s.Levels {
 		l := &s.Levels[i]
@@ -196,7 +196,7 @@ func usageOf(source Source, s bucket.State, limits []Limit, late int64) Usage {
 		if i < len(limits) {
 			limit = limits[i]
 		}
-		u.Limits[i] = limitUsageOf(limit, &l.Scale, l.Deficit, late)
+		u.Limits[i] = limitUsageOf(limit, &l.Scale, l.Deficit, clockBehind)
 	}
 	if s.Ban != nil {
 		strikes := &s.Ban.Strikes
@@ -207,7 +207,7 @@ func usageOf(source Source, s bucket.State, limits []Limit, late int64) Usage {
 }
 
 // limitUsageOf describes a bucket that lacks so much.
-func limitUsageOf(limit Limit, s *bucket.Scale, deficit, late int64) LimitUsage {
+func limitUsageOf(limit Limit, s *bucket.Scale, deficit, clockBehind int64) LimitUsage {
 	u := LimitUsage{Limit: limit, Remaining: int(s.Remaining(deficit))}
 	if deficit == 0 {
 		return u
@@ -215,12 +215,134 @@ func limitUsageOf(limit Limit, s *bucket.Scale, deficit, late int64) LimitUsage 
 	debt := max(0, deficit-s.Size())
 	u.Debt = int((debt + s.Token - 1) / s.Token)
 	next := deficit - s.Size() + int64(u.Remaining+1)*s.Token // what has to come back for one more whole token
-	u.NextToken = ticksToDuration(s.UntilFull(next) + late)
-	u.ResetAfter = ticksToDuration(s.UntilFull(deficit) + late)
+	u.NextToken = ticksToDuration(s.UntilFull(next) + clockBehind)
+	u.ResetAfter = ticksToDuration(s.UntilFull(deficit) + clockBehind)
 	return u
 }
 
 // ticksToDuration cannot overflow: 2^53 µs are 285 years, and a Duration holds 292.
 func ticksToDuration(ticks int64) time.Duration {
 	return time.Duration(ticks) * time.Microsecond
+}
+
+// Receipt is what a [Store] has to know of a take in order to correct it later; see [Adjustment]. It comes with the
+// [Result] of the take, is a value without secrets, and means something to the store that took only. The zero Receipt
+// is of no take.
+//
+// Up to 4 limits it does not allocate.
+type Receipt struct {
+	at    int64           // µs on the store's own clock
+	words [inWords]uint64 // the deficits of the first limits, and above them what the shifts below say
+	more  *[inMore]int64  // the deficits of the other limits
+}
+
+const (
+	inWords = 4
+	inMore  = MaxLimits - inWords
+)
+
+// A deficit has 53 bits, so a word has room for 11 more. A field of its own for each would make a Result 8 bytes larger,
+// and a take from memory a tenth slower.
+const (
+	deficitMask = bucket.MaxDeficit
+
+	limitsShift, limitsMask = 53, 1<<6 - 1 // of word 0: how many limits
+	sourceShift, sourceMask = 59, 1<<3 - 1 // of word 0: who took
+	tookBit                 = 1 << 62      // of word 0: the take was allowed
+	queuedBit               = 1 << 63      // of word 0: the take could wait
+	sidesShift              = 53           // of word 1: the sides of nested FallbackStores, the outermost lowest
+)
+
+// NewReceipt returns a receipt, for implementations of [Store]: source is the store's word, at the time of the take in
+// microseconds on the store's own clock, and deficits what each limit's bucket lacked right after the take, in units.
+// Of a rate of N tokens in P microseconds, in lowest terms, a token is P units. queued is whether the take could wait.
+// It panics if there are more deficits than [MaxLimits].
+func NewReceipt(source Source, at int64, deficits []int64, queued bool) Receipt {
+	var r Receipt
+	r.sign(source, at, queued)
+	r.set(deficits)
+	return r
+}
+
+// At returns the time of the take, in microseconds on the clock of the store that took.
+func (r *Receipt) At() int64 { return r.at }
+
+// Len returns how many limits the take had.
+func (r *Receipt) Len() int { return int(r.words[0] >> limitsShift & limitsMask) }
+
+// Deficit returns what the bucket of limit i lacked right after the take, in units. What was given back since has been
+// subtracted.
+func (r *Receipt) Deficit(i int) int64 {
+	if i < inWords {
+		return int64(r.words[i] & deficitMask)
+	}
+	return r.more[i-inWords]
+}
+
+// Source returns which kind of store took.
+func (r *Receipt) Source() Source { return Source(r.words[0] >> sourceShift & sourceMask) }
+
+func (r *Receipt) took() bool { return r.words[0]&tookBit != 0 }
+
+func (r *Receipt) queued() bool { return r.words[0]&queuedBit != 0 }
+
+// set writes the deficits, and leaves the rest as it is.
+func (r *Receipt) set(deficits []int64) {
+	for i := range min(len(deficits), inWords) {
+		r.words[i] = r.words[i]&^deficitMask | uint64(deficits[i])
+	}
+	r.words[0] = r.words[0]&^(limitsMask<<limitsShift) | uint64(len(deficits))<<limitsShift
+	if len(deficits) > inWords {
+		r.more = new([inMore]int64)
+		if rest := deficits[inWords:]; copy(r.more[:], rest) < len(rest) {
+			panic("ratelimit: NewReceipt: more deficits than MaxLimits")
+		}
+	}
+}
+
+// sign makes it the receipt of a take that was allowed: by whom, when, and whether it could wait.
+func (r *Receipt) sign(source Source, at int64, queued bool) {
+	r.at = at
+	r.words[0] = tookBit | uint64(source)<<sourceShift
+	if queued {
+		r.words[0] |= queuedBit
+	}
+}
+
+func (r *Receipt) deficits() []int64 {
+	deficits := make([]int64, r.Len())
+	for i := range deficits {
+		deficits[i] = r.Deficit(i)
+	}
+	return deficits
+}
+
+// after returns what is left of the receipt after an adjustment.
+func (r *Receipt) after(c *bucket.Change, scales []bucket.Scale) Receipt {
+	left := *r
+	if left.Len() != len(scales) {
+		return left // A debt by other limits says nothing of the take's.
+	}
+	deficits := r.deficits()
+	c.Left(scales, deficits)
+	left.set(deficits)
+	return left
+}
+
+// The sides of a FallbackStore. Stores may be nested, so a receipt notes which side took at each of them, the outermost
+// last. The identity of the store would not do: a FallbackStore does not know what is wrapped in its sides.
+const (
+	primarySide  = 0
+	fallbackSide = 1
+)
+
+func (r *Receipt) pushSide(side uint64) {
+	sides := r.words[1] >> sidesShift
+	r.words[1] = r.words[1]&deficitMask | (sides<<1|side)<<sidesShift
+}
+
+func (r *Receipt) popSide() (side uint64) {
+	sides := r.words[1] >> sidesShift
+	r.words[1] = r.words[1]&deficitMask | sides>>1<<sidesShift
+	return sides & 1
 }

@@ -3,10 +3,11 @@ package ratelimit
 import (
 	"cmp"
 	"encoding/json"
-	"reflect"
 	"slices"
 
 	"github.com/gin-gonic/gin"
+
+	"github.com/gin-ratelimit/ratelimit/internal/ginroutes"
 )
 
 // Route is a route of an engine with the limiters on it, in their order. Its JSON has the fields method, path and
@@ -23,7 +24,7 @@ type Route struct {
 //
 //	admin.GET("/limits", func(c *gin.Context) { c.JSON(http.StatusOK, ratelimit.Routes(router)) })
 func Routes(engine *gin.Engine) []Route {
-	read, ok := routesOf(reflect.ValueOf(engine))
+	read, ok := routesOf(engine)
 	if !ok {
 		return nil
 	}
@@ -48,4 +49,14 @@ func (l *Limiter) MarshalJSON() ([]byte, error) {
 		Limits []Limit `json:"limits"`
 		Mode   string  `json:"mode"`
 	}{l.name, l.limits, l.Mode().String()})
+}
+
+// routesOf returns the routes of an engine with their handlers, that of no route last. It is not ok if they cannot be
+// read.
+func routesOf(engine *gin.Engine) (routes []route, ok bool) {
+	read, ok := ginroutes.Read(engine)
+	for _, r := range read {
+		routes = append(routes, route{r.Method, r.Path, r.Handlers})
+	}
+	return routes, ok
 }

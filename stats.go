@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/gin-ratelimit/ratelimit/internal/notify"
 )
 
 // Stats counts decisions by limiter, for a page of numbers and for a first alert where no monitoring system
@@ -264,8 +266,8 @@ type alertWatch struct {
 	tally *tally
 	fired atomic.Int64 // the second, plus 1, in which it fired; 0 while it does not
 
-	mu      sync.Mutex // guards telling, and writing fired
-	telling bool
+	mu    sync.Mutex // guards calls, and writing fired
+	calls notify.Serial
 }
 
 // setRules watches the rules that are not watched yet. The caller holds Stats.mu.
@@ -280,11 +282,11 @@ func (t *tally) setRules(rules []alertRule) {
 	t.watches.Store(&watches)
 }
 
-// watch tells of the alerts that have changed.
+// watch reports the alerts that have changed.
 func (t *tally) watch(now int64) {
 	for _, w := range *t.watches.Load() {
 		if on, _, _ := w.look(now); on != (w.fired.Load() != 0) {
-			w.tell()
+			w.callNotify()
 		}
 	}
 }
@@ -302,27 +304,20 @@ func (w *alertWatch) look(now int64) (on bool, requests, refused uint64) {
 	return on, requests, refused
 }
 
-// tell calls notify until it has heard the state of things. While it runs, others leave the telling to it.
-func (w *alertWatch) tell() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.telling {
-		return
-	}
-	w.telling = true
-	defer func() { w.telling = false }()
-	for {
+// callNotify calls notify until it knows of the latest change.
+func (w *alertWatch) callNotify() {
+	w.calls.Run(&w.mu, func() func() {
 		now := w.tally.now()
 		on, requests, refused := w.look(now)
 		switch {
 		case on == (w.fired.Load() != 0):
-			return
+			return nil
 		case on:
 			w.fired.Store(now + 1)
 		default:
 			w.fired.Store(0)
 		}
-		w.unlocked(func() {
+		return func() {
 			w.notify(Alert{
 				Name:      w.tally.name,
 				Firing:    on,
@@ -331,13 +326,6 @@ func (w *alertWatch) tell() {
 				Requests:  requests,
 				Refusals:  refused,
 			})
-		})
-	}
-}
-
-// unlocked calls f without the lock, which is held again afterwards even if f panics.
-func (w *alertWatch) unlocked(f func()) {
-	w.mu.Unlock()
-	defer w.mu.Lock()
-	f()
+		}
+	})
 }

@@ -59,7 +59,7 @@ type Take struct {
 	Limits []Limit
 
 	// MaxWait lets a take have tokens that refill within it. The bucket is left in debt, and Result.Wait says
-	// when it is out of it, which is when to go on. Rounded down to microseconds. 0: no wait.
+	// when it is out of it, which is when to proceed. Rounded down to microseconds. 0: no wait.
 	MaxWait time.Duration
 
 	// Ban shuts the key out when it is refused too often. A refusal then changes the key's state. The zero Ban is none.
@@ -124,7 +124,7 @@ var (
 )
 
 func negativeCost(n int) error {
-	return argumentError(fmt.Errorf("ratelimit: cost %d: must not be negative; Adjust gives tokens back", n))
+	return argumentError(errorf("cost %d: must not be negative; Adjust gives tokens back", n))
 }
 
 // plain reports whether the take is of tokens alone, as nearly all are: change would be dearer than the take.
@@ -137,7 +137,7 @@ func (t *Take) change() (bucket.Change, error) {
 		return c, negativeCost(t.N)
 	}
 	if t.MaxWait < 0 {
-		return c, argumentError(fmt.Errorf("ratelimit: MaxWait %v: must not be negative", t.MaxWait))
+		return c, argumentError(errorf("MaxWait %v: must not be negative", t.MaxWait))
 	}
 	c.MaxWait = int64(t.MaxWait / time.Microsecond)
 	if t.Ban == (Ban{}) {
@@ -161,10 +161,10 @@ func (a *Adjustment) change(source Source) (bucket.Change, error) {
 		return bucket.Change{N: int64(a.N), Back: &bucket.Back{Deficits: make([]int64, len(a.Limits))}}, nil
 	case r.Source() != source && !(source == SourceMemory && r.Source() == SourceOverflow) &&
 		!(source == SourceRedis && r.Source() == SourceLease):
-		return bucket.Change{}, argumentError(fmt.Errorf("ratelimit: Adjust by %d: the Receipt is of another store (%v); "+
+		return bucket.Change{}, argumentError(errorf("Adjust by %d: the Receipt is of another store (%v); "+
 			"give back to the store that took", a.N, r.Source()))
 	case r.Len() != len(a.Limits):
-		return bucket.Change{}, argumentError(fmt.Errorf("ratelimit: Adjust by %d: the Receipt is of %d limits, and %d are given; "+
+		return bucket.Change{}, argumentError(errorf("Adjust by %d: the Receipt is of %d limits, and %d are given; "+
 			"give back by the limits of the take", a.N, r.Len(), len(a.Limits)))
 	}
 	return bucket.Change{N: int64(a.N), Back: &bucket.Back{
@@ -172,8 +172,8 @@ func (a *Adjustment) change(source Source) (bucket.Change, error) {
 	}}, nil
 }
 
-// isNil reports whether there is no store, also where it is a nil *RedisStore, from a constructor whose error nobody
-// has looked at.
+// isNil reports whether there is no store. A nil *RedisStore counts as none: it comes from a constructor whose error
+// was ignored.
 func isNil(store Store) bool {
 	v := reflect.ValueOf(store)
 	return !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil()
@@ -183,9 +183,9 @@ func isNil(store Store) bool {
 func appendScales(scales []bucket.Scale, limits []Limit) ([]bucket.Scale, error) {
 	switch {
 	case len(limits) == 0:
-		return nil, argumentError(errors.New("ratelimit: no limits: at least one is needed"))
+		return nil, argumentError(errorf("no limits: at least one is needed"))
 	case len(limits) > MaxLimits:
-		return nil, argumentError(fmt.Errorf("ratelimit: %d limits: at most %d", len(limits), MaxLimits))
+		return nil, argumentError(errorf("%d limits: at most %d", len(limits), MaxLimits))
 	}
 	for _, limit := range limits {
 		s, err := scaleOf(limit)
@@ -202,5 +202,28 @@ func argumentError(err error) error {
 	if errors.Is(err, ErrArgument) {
 		return err
 	}
-	return fmt.Errorf("%w: %w", err, ErrArgument)
+	return errorf("%w: %w", err, ErrArgument)
 }
+
+// errorf is fmt.Errorf for errors that leave the package. Each says "ratelimit: " once, at its beginning, however many
+// of them it wraps.
+func errorf(format string, args ...any) error {
+	for i, arg := range args {
+		if err, ok := arg.(prefixedError); ok { //nolint:errorlint // An error of another's that wraps one is printed as it is.
+			args[i] = innerError{err}
+		}
+	}
+	return prefixedError{fmt.Errorf(format, args...)}
+}
+
+// prefixedError is an error that says whose it is.
+type prefixedError struct{ error }
+
+func (e prefixedError) Error() string { return "ratelimit: " + e.error.Error() }
+func (e prefixedError) Unwrap() error { return e.error }
+
+// innerError is a prefixedError within another one.
+type innerError struct{ outer prefixedError }
+
+func (e innerError) Error() string { return e.outer.error.Error() }
+func (e innerError) Unwrap() error { return e.outer }

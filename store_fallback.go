@@ -3,13 +3,14 @@ package ratelimit
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
+
+	"github.com/gin-ratelimit/ratelimit/internal/notify"
 )
 
 // FallbackStore is a Store around two. The primary decides; while it cannot, the fallback does, at a share of
@@ -28,6 +29,16 @@ import (
 // counts: one broken connection is one failure, however many takes were on it, and so is one late reply. After a
 // cool-off ([WithCoolOff]) one call asks it again, while the others still go to the fallback: if that succeeds, the
 // primary is back, and if it fails, another cool-off begins. There is no goroutine and no timer.
+//
+//	           failures in a row
+//	+--------+ >= WithTripAfter   +------+  cool-off is over  +-----------+
+//	| closed | -----------------> | open | -----------------> | half-open |
+//	+--------+                    +------+                    +-----------+
+//	the primary     the fallback     ^                        one call asks the primary,
+//	is asked        decides          |  that call fails       the fallback decides the others
+//	    ^                            +------------------------------|
+//	    +-----------------------------------------------------------+
+//	                          that call succeeds
 //
 // Errors about the call or its key ([ErrArgument], [ErrForeignState]) are returned as they are, and so is any
 // error once the caller's context has ended. They are no failures, and neither is [context.Canceled]: clients
@@ -69,7 +80,7 @@ type FallbackStore struct {
 	mu       sync.Mutex // guards the rest; held while the breaker learns of a call
 	cause    error      // how that call failed
 	switches []storeSwitch
-	telling  bool // whether a caller is telling of switches
+	calls    notify.Serial // of onSwitch
 }
 
 // outage is a cool-off, and what follows it until the breaker changes again.
@@ -111,20 +122,20 @@ func WithTripAfter(failures int) FallbackOption {
 	return func(c *fallbackConfig) { c.tripAfter = failures }
 }
 
-// WithCoolOff sets for how long the primary is then left alone. Up to half as much is added each time, at
+// WithCoolOff sets for how long the primary is not asked then. Up to half as much is added each time, at
 // random, so that processes that lost it together do not come back together. The call that asks then waits for
 // the primary, up to [WithTimeout] where that is Redis. Default: 1 s.
 func WithCoolOff(shortest time.Duration) FallbackOption {
 	return func(c *fallbackConfig) { c.coolOff = shortest }
 }
 
-// WithOnSwitch tells onSwitch when the fallback takes over, with the failure that made it, and when the primary
+// WithOnSwitch calls onSwitch when the fallback takes over, with the failure that made it, and when the primary
 // is back, with nil. It is called on the goroutine of a request, with no locks held, and one switch after the
-// other, in order: hand slow work to a goroutine of your own. Default: nobody is told.
+// other, in order: hand slow work to a goroutine of your own. Default: no call.
 func WithOnSwitch(onSwitch func(degraded bool, cause error)) FallbackOption {
 	return func(c *fallbackConfig) {
 		if onSwitch == nil {
-			c.mistakes = append(c.mistakes, errors.New("ratelimit: WithOnSwitch(nil): needs a function"))
+			c.mistakes = append(c.mistakes, errorf("WithOnSwitch(nil): needs a function"))
 		}
 		c.onSwitch = onSwitch
 	}
@@ -136,7 +147,7 @@ func NewFallbackStore(primary, fallback Store, opts ...FallbackOption) (*Fallbac
 	c := fallbackConfig{share: 1, tripAfter: 5, coolOff: time.Second}
 	for i, opt := range opts {
 		if opt == nil {
-			return nil, fmt.Errorf("ratelimit: option %d is nil", i)
+			return nil, errorf("option %d is nil", i)
 		}
 		opt(&c)
 	}
@@ -172,13 +183,13 @@ func NewFallbackStore(primary, fallback Store, opts ...FallbackOption) (*Fallbac
 			return int64(counts.ConsecutiveFailures) >= int64(c.tripAfter)
 		},
 		IsExcluded:    func(err error) bool { return errors.Is(err, errNoVerdict) },
-		OnStateChange: s.turned,
+		OnStateChange: s.onStateChange,
 	})
 	return s, nil
 }
 
 func (c *fallbackConfig) mistake(format string, args ...any) {
-	c.mistakes = append(c.mistakes, fmt.Errorf("ratelimit: "+format, args...))
+	c.mistakes = append(c.mistakes, errorf(format, args...))
 }
 
 // Degraded reports whether the fallback decides. It is true until the primary has answered again.
@@ -291,7 +302,7 @@ func (s *FallbackStore) bothFailed(cause, err error) error {
 	if errors.Is(err, ErrArgument) {
 		return err // The primary would say so too.
 	}
-	return fmt.Errorf("%w; and the fallback: %w", cause, err)
+	return errorf("%w; and the fallback: %w", cause, err)
 }
 
 // fits reports whether n tokens are within every capacity.
@@ -306,7 +317,7 @@ func fits(n int, limits []Limit) bool {
 
 var (
 	errNoVerdict = errors.New("says nothing about the store")
-	errPanicked  = errors.New("ratelimit: the primary store panicked")
+	errPanicked  = errorf("the primary store panicked")
 )
 
 // try asks the primary, if the breaker lets it. Where that decides nothing, err says why, and the fallback should.
@@ -376,17 +387,17 @@ func (s *FallbackStore) report(probe func(error), began uint64, verdict error) {
 	if verdict != nil {
 		s.failing.Store(true)
 	}
-	s.tell()
+	s.callOnSwitch()
 }
 
-// turned notes that the breaker has changed. The breaker calls it under its lock, and, but for half-open, which is
+// onStateChange notes that the breaker has changed. The breaker calls it under its lock, and, but for half-open, which is
 // still the outage, under s.mu.
-func (s *FallbackStore) turned(_ string, from, to gobreaker.State) {
+func (s *FallbackStore) onStateChange(_ string, from, to gobreaker.State) {
 	switch to {
 	case gobreaker.StateOpen:
 		s.outage.Store(&outage{
 			until: time.Since(s.base) + s.coolOff + rand.N(s.coolOff/2+1),
-			err:   fmt.Errorf("ratelimit: circuit open, primary store not asked: %w", s.cause),
+			err:   errorf("circuit open, primary store not asked: %w", s.cause),
 		})
 	case gobreaker.StateClosed:
 		s.outage.Store(nil)
@@ -398,22 +409,14 @@ func (s *FallbackStore) turned(_ string, from, to gobreaker.State) {
 	}
 }
 
-// tell tells of switches. While a caller does so, others leave theirs to it, which keeps them in order.
-func (s *FallbackStore) tell() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.telling {
-		return
-	}
-	s.telling = true
-	defer func() { s.telling = false }()
-	for len(s.switches) > 0 {
+// callOnSwitch reports the switches that nobody has reported yet.
+func (s *FallbackStore) callOnSwitch() {
+	s.calls.Run(&s.mu, func() func() {
+		if len(s.switches) == 0 {
+			return nil
+		}
 		next := s.switches[0]
 		s.switches = s.switches[1:]
-		func() {
-			s.mu.Unlock()
-			defer s.mu.Lock()
-			s.onSwitch(next.degraded, next.cause)
-		}()
-	}
+		return func() { s.onSwitch(next.degraded, next.cause) }
+	})
 }

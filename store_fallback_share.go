@@ -67,11 +67,11 @@ func (s *share) ofOne(l Limit) Limit {
 
 	// Or the rate next below that can be counted for this capacity: as many tokens in a whole number of microseconds
 	// as make the rounding small. Those microseconds are the units of a token, of which a bucket has bucket.MaxUnits.
-	const mostTokens = min(bucket.MaxUnits/1000, math.MaxInt)
+	const maxTokens = min(bucket.MaxUnits/1000, math.MaxInt)
 	most := big.NewInt(bucket.MaxUnits)
 	perToken := new(big.Rat).SetFrac(per, tokens.Mul(tokens, big.NewInt(int64(time.Microsecond))))
-	room := new(big.Rat).SetInt(new(big.Int).Quo(most, capacity))
-	tokens = bigMin(bigMax(floor(room.Quo(room, perToken)), big.NewInt(1)), big.NewInt(mostTokens))
+	units := new(big.Rat).SetInt(new(big.Int).Quo(most, capacity))
+	tokens = bigMin(bigMax(floor(units.Quo(units, perToken)), big.NewInt(1)), big.NewInt(maxTokens))
 	ticks := bigMin(ceil(perToken.Mul(perToken, new(big.Rat).SetInt(tokens))), most)
 	capacity = bigMin(capacity, new(big.Int).Quo(most, ticks))
 	return Limit{int(capacity.Int64()), Rate{int(tokens.Int64()), time.Duration(ticks.Int64()) * time.Microsecond}}

@@ -3,12 +3,14 @@ package ratelimit
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
+	"unsafe"
 
 	"github.com/gin-ratelimit/ratelimit/internal/bucket"
+	"github.com/gin-ratelimit/ratelimit/internal/slots"
 )
 
 // MemoryStore keeps buckets in this process. It is exact per key, scales with cores, and needs no closing: it
@@ -19,24 +21,30 @@ import (
 // out of each other's cache lines. See [WithMaxKeys] for how many there can be. A process that restarts starts with
 // full buckets, and each process counts alone: for several, use [RedisStore].
 type MemoryStore struct {
-	base   time.Time // tick 0, by the monotonic clock
-	seeds  keySeeds
-	shards []memoryShard               // a power of two
-	tables []atomic.Pointer[slotTable] // of the shards; apart from what is locked, so that all fit the fastest cache
-	limits limitTable
+	clock  slots.Clock
+	seeds  slots.Seeds
+	shards []memoryShard                 // a power of two
+	tables []atomic.Pointer[slots.Table] // of the shards; apart from what is locked, so that all fit the fastest cache
+	limits slots.Limits
 
 	maxKeys  int64
 	keys     atomic.Int64  // in all shards; reserved before a key is added, so never above maxKeys
 	neighbor atomic.Uint32 // whose turn it is to be searched for room
 }
 
-// memoryShard is one part of the keys, padded to its own cache line.
+// memoryShard is one part of the keys, padded so that no two of them share a cache line.
 type memoryShard struct {
-	mu     sync.Mutex                 // guards all but the slots of table
-	table  *atomic.Pointer[slotTable] // keys under one limit; in MemoryStore.tables; replaced under mu, read without
-	wide   map[string]*bucket.State   // keys that no slot can hold, nil until there is one
-	shared map[string]*bucket.State   // overflow buckets, by the text of their limits
-	_      [64 - 32]byte
+	lockedShard
+	_ [cacheLine - unsafe.Sizeof(lockedShard{})%cacheLine]byte
+}
+
+const cacheLine = 64
+
+type lockedShard struct {
+	mu     sync.Mutex                   // guards all but the slots of table
+	table  *atomic.Pointer[slots.Table] // keys under one limit; in MemoryStore.tables; replaced under mu, read without
+	wide   map[string]*bucket.State     // keys that no slot can hold, nil until there is one
+	shared map[string]*bucket.State     // overflow buckets, by the text of their limits
 }
 
 // MemoryOption configures [NewMemoryStore].
@@ -64,18 +72,18 @@ func NewMemoryStore(opts ...MemoryOption) *MemoryStore {
 	// Shards bound how long an insert may hold others up, which is while a table grows: 256 make that some
 	// 100 µs at a million keys. Small stores need no more than keeps a shard's luck in the hash small.
 	const (
-		mostShards     = 256
+		maxShards      = 256
 		keysWorthShard = 1024
 	)
 	shards := 1
-	for shards < mostShards && config.maxKeys/(2*shards) >= keysWorthShard {
+	for shards < maxShards && config.maxKeys/(2*shards) >= keysWorthShard {
 		shards *= 2
 	}
 	m := &MemoryStore{
-		base:    time.Now(),
-		seeds:   newKeySeeds(),
+		clock:   slots.NewClock(),
+		seeds:   slots.NewSeeds(),
 		shards:  make([]memoryShard, shards),
-		tables:  make([]atomic.Pointer[slotTable], shards),
+		tables:  make([]atomic.Pointer[slots.Table], shards),
 		maxKeys: int64(config.maxKeys),
 	}
 	for i := range m.shards {
@@ -123,36 +131,31 @@ func (m *MemoryStore) Look(_ context.Context, key string, limits []Limit) (Usage
 			return Usage{}, err
 		}
 	}
-	id := m.seeds.identify(key)
-	shard := &m.shards[m.shardOf(&id)]
+	id := m.seeds.Key(key)
+	shard := &m.shards[id.Shard(len(m.shards))]
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	now := m.now()
+	now := m.clock.Now()
 	if b := shard.wide[key]; b != nil {
 		return usageOf(SourceMemory, b.At(now, scales), limits, 0), nil
 	}
 	var state bucket.State
-	if t := shard.table.Load(); t != nil {
-		if s := t.find(&id); s != nil {
-			full := s.full.Load()
-			state = *m.widen(lastState{s.limit(), s.tick(), full}) // The tick is read after full, so it is no older.
-		}
+	if s := shard.slot(&id); s != nil {
+		state = *s.State(&m.limits)
 	}
 	return usageOf(SourceMemory, state.At(now, scales), limits, 0), nil
 }
 
 // Reset implements [Store].
 func (m *MemoryStore) Reset(_ context.Context, key string) (found bool, err error) {
-	id := m.seeds.identify(key)
-	shard := &m.shards[m.shardOf(&id)]
+	id := m.seeds.Key(key)
+	shard := &m.shards[id.Shard(len(m.shards))]
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	now := m.now()
-	if t := shard.table.Load(); t != nil {
-		if s := t.find(&id); s != nil {
-			found = !m.isFull(s, t.kill(s).full, now)
-			m.keys.Add(-1)
-		}
+	now := m.clock.Now()
+	if s := shard.slot(&id); s != nil {
+		found = !shard.table.Load().Kill(s, &m.limits).Full(now)
+		m.keys.Add(-1)
 	}
 	if b, ok := shard.wide[key]; ok {
 		found = found || !b.Full(now)
@@ -165,32 +168,22 @@ func (m *MemoryStore) Reset(_ context.Context, key string) (found bool, err erro
 // Len returns how many keys the store holds. Some of them may be full again.
 func (m *MemoryStore) Len() int { return int(m.keys.Load()) }
 
-// describeSlot describes what a change at the tick at did to a slot.
-func (r *Result) describeSlot(c *bucket.Change, allowed bool, l *internedLimit, deficit, at int64) {
-	r.Source = SourceMemory
-	if allowed && c.N > 0 && c.Back == nil {
-		r.Receipt.sign(SourceMemory, at, c.MaxWait > 0)
-		r.Receipt.words[0] |= uint64(deficit) | 1<<limitsShift
-	}
-	if c.Back != nil || c.Debt {
-		c = &bucket.Change{} // the look afterwards
-		_, allowed = c.Of(0, &l.scale, deficit, at)
-	}
-	r.describe(c, allowed, &l.Limit, &l.scale, deficit, 0)
-}
-
 // apply changes key's buckets: without a lock where the key has a slot, as all keys under one limit do after
 // their first take, or under the shard's.
 func (m *MemoryStore) apply(r *Result, key string, c *bucket.Change, limits []Limit) error {
-	id := m.seeds.identify(key)
+	id := m.seeds.Key(key)
 	if len(limits) == 1 {
 		// Before the slot, because reading the clock takes as long as all the rest, and meanwhile others would change
-		// what was read. See slot.apply for why an earlier time does no harm.
-		now := m.now()
-		if t := m.tables[m.shardOf(&id)].Load(); t != nil {
-			if s := t.find(&id); s != nil {
-				if l := m.limits.at(s.limit()); l.is(&limits[0]) && s.apply(m, r, l, c, now) {
-					return nil
+		// what was read. See Slot.Apply for why an earlier time does no harm.
+		now := m.clock.Now()
+		if t := m.tables[id.Shard(len(m.tables))].Load(); t != nil {
+			if s := t.Find(&id); s != nil {
+				spec := specOf(&limits[0])
+				if l := m.limits.At(s.LimitID()); l.Is(&spec) {
+					if a, ok := s.Apply(&m.clock, l, c, now); ok {
+						r.describeSlot(c, &limits[0], &l.Scale, &a)
+						return nil
+					}
 				}
 			}
 		}
@@ -198,102 +191,162 @@ func (m *MemoryStore) apply(r *Result, key string, c *bucket.Change, limits []Li
 	return m.applyLocked(r, &id, key, c, limits)
 }
 
-// scalesOf appends limits in units, and returns a single one interned, nil if there are too many.
-func (m *MemoryStore) scalesOf(scales []bucket.Scale, limits []Limit) ([]bucket.Scale, *internedLimit, error) {
-	if len(limits) == 1 {
-		single, err := m.limits.intern(limits[0])
-		if err != nil {
-			return nil, nil, argumentError(err)
-		}
-		if single != nil {
-			return append(scales, single.scale), single, nil
-		}
-	}
-	scales, err := appendScales(scales, limits)
-	return scales, nil, err
+func specOf(l *Limit) slots.Spec {
+	return slots.Spec{Capacity: l.Capacity, Tokens: l.Refill.Tokens, Per: l.Refill.Per}
 }
 
-func (m *MemoryStore) applyLocked(r *Result, id *slotKey, key string, c *bucket.Change, limits []Limit) error {
+// describeSlot describes what a change did to a slot.
+func (r *Result) describeSlot(c *bucket.Change, limit *Limit, s *bucket.Scale, a *slots.Applied) {
+	r.Source = SourceMemory
+	if a.Allowed && c.N > 0 && c.Back == nil {
+		r.Receipt.sign(SourceMemory, a.At, c.MaxWait > 0)
+		r.Receipt.words[0] |= uint64(a.Deficit) | 1<<limitsShift
+	}
+	allowed := a.Allowed
+	if c.Back != nil || c.Debt {
+		c = &bucket.Change{} // the look afterwards
+		_, allowed = c.Of(0, s, a.Deficit, a.At)
+	}
+	r.describe(c, allowed, limit, s, a.Deficit, 0)
+}
+
+// memoryChange is a change on its way through the locked path.
+type memoryChange struct {
+	*bucket.Change
+	id     *slots.Key
+	key    string
+	limits []Limit
+	scales []bucket.Scale // of limits
+	single *slots.Limit   // the only one of limits, nil if there are several or it has no place in slots
+	now    int64
+}
+
+// applyLocked changes the key's buckets under its shard's lock: those in a slot, or those that no slot can hold, or
+// those that are not there because they are full.
+func (m *MemoryStore) applyLocked(r *Result, id *slots.Key, key string, change *bucket.Change, limits []Limit) error {
 	var buf [4]bucket.Scale
 	scales, single, err := m.scalesOf(buf[:0], limits)
 	if err != nil {
 		return err
 	}
-	shard := &m.shards[m.shardOf(id)]
+	shard := &m.shards[id.Shard(len(m.shards))]
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	now := m.now() // Read under the lock, so that time does not go backwards within a bucket.
-
-	var s *slot
-	t := shard.table.Load()
-	if t != nil {
-		s = t.find(id)
+	now := m.clock.Now() // Read under the lock, so that time does not go backwards within a bucket.
+	c := &memoryChange{change, id, key, limits, scales, single, now}
+	if s := shard.slot(c.id); s != nil {
+		m.applySlot(r, shard, s, c)
+	} else if state := shard.wide[c.key]; state != nil {
+		*r = c.apply(state, SourceMemory)
+	} else if c.Back != nil {
+		*r = shard.giveBackFull(c)
+	} else if m.reserve(shard, c.now) {
+		m.applyNew(r, shard, c)
+	} else {
+		*r = shard.applyShared(c)
 	}
-	b := shard.wide[key]
-	switch {
-	case s != nil || b != nil:
-	case c.Back != nil:
-		// The key's bucket is full. But an overflow bucket took for it, if it is the one that the receipt is of.
-		if c.Back.Shared {
-			*r = shard.applyShared(now, *c, limits, scales)
-		} else {
-			*r, _ = applyState(&bucket.State{}, SourceMemory, now, c, limits, scales)
-		}
-		return nil
-	case !m.reserve(shard, now):
-		*r = shard.applyShared(now, *c, limits, scales)
-		return nil
-	}
-	if b == nil && single != nil && now <= single.horizon {
-		if s == nil {
-			if deficit, allowed := c.Of(0, &single.scale, 0, now); allowed || c.Ban == nil {
-				shard.insert(m, id, now, deficit, single)
-				r.describeSlot(c, allowed, single, deficit, now)
-				return nil
-			}
-		} else if s.limit() == single.id && s.apply(m, r, single, c, now) {
-			return nil
-		}
-	}
-	if s != nil {
-		// Another limit, or several, or a ban: the bucket moves to where it can have all that.
-		b = m.widen(t.kill(s))
-		shard.addWide(key, b)
-	}
-	if b != nil {
-		*r, _ = applyState(b, SourceMemory, now, c, limits, scales)
-		return nil
-	}
-	b = &bucket.State{}
-	var changed bool
-	*r, changed = applyState(b, SourceMemory, now, c, limits, scales)
-	if !changed || b.Full(now) {
-		m.keys.Add(-1)
-		return nil
-	}
-	shard.evict(m, now, evictPerInsert)
-	shard.addWide(key, b)
 	return nil
 }
 
-// applyState makes a change to a state, and describes it.
-func applyState(b *bucket.State, source Source, now int64, c *bucket.Change, limits []Limit, scales []bucket.Scale) (Result, bool) {
-	o, changed := b.Apply(now, c, scales)
-	return resultOf(c, source, limits, scales, &o), changed
+// applySlot changes the bucket of a key that has a slot. For another limit, several, or a ban, the bucket moves to where
+// it can have all that.
+func (m *MemoryStore) applySlot(r *Result, shard *memoryShard, s *slots.Slot, c *memoryChange) {
+	if c.single != nil && c.single.Owns(s) {
+		if a, ok := s.Apply(&m.clock, c.single, c.Change, c.now); ok {
+			r.describeSlot(c.Change, &c.limits[0], &c.single.Scale, &a)
+			return
+		}
+	}
+	state := shard.table.Load().Kill(s, &m.limits)
+	shard.addWide(c.key, state)
+	*r = c.apply(state, SourceMemory)
 }
 
-// widen makes of what was in a slot a state that can have several limits, another limit or a ban.
-func (m *MemoryStore) widen(s lastState) *bucket.State {
-	scale := m.limits.at(s.limit).scale
-	deficit := max(0, s.full-scale.RefillIn(s.tick))
-	return &bucket.State{Last: s.tick, Levels: []bucket.Level{{Scale: scale, Deficit: deficit}}}
+// giveBackFull gives back to a key whose bucket is full. But an overflow bucket took for it, if it is the one that the
+// receipt is of.
+func (shard *memoryShard) giveBackFull(c *memoryChange) Result {
+	if c.Back.Shared {
+		return shard.applyShared(c)
+	}
+	return c.apply(&bucket.State{}, SourceMemory)
 }
 
-func (shard *memoryShard) addWide(key string, b *bucket.State) {
+// applyNew takes from the full bucket of a key for which there is room, and keeps it if anything is missing then.
+func (m *MemoryStore) applyNew(r *Result, shard *memoryShard, c *memoryChange) {
+	if c.single != nil && c.single.Holds(c.now) {
+		if deficit, allowed := c.Of(0, &c.single.Scale, 0, c.now); allowed || c.Ban == nil {
+			m.insert(shard, c, deficit)
+			r.describeSlot(c.Change, &c.limits[0], &c.single.Scale, &slots.Applied{Deficit: deficit, At: c.now, Allowed: allowed})
+			return
+		}
+	}
+	state := &bucket.State{}
+	*r = c.apply(state, SourceMemory)
+	if state.Full(c.now) {
+		m.keys.Add(-1)
+		return
+	}
+	m.evict(shard, c.now, evictPerInsert)
+	shard.addWide(c.key, state)
+}
+
+// insert gives a new key a slot, if there is anything to keep, or else its reserved room back.
+func (m *MemoryStore) insert(shard *memoryShard, c *memoryChange, deficit int64) {
+	if deficit == 0 {
+		m.keys.Add(-1)
+		return
+	}
+	m.evict(shard, c.now, evictPerInsert)
+	t := shard.table.Load()
+	switch {
+	case t == nil:
+		t = slots.NewTable()
+		shard.table.Store(t)
+	case t.Crowded():
+		next, evicted := t.Rebuilt(&m.seeds, &m.limits, c.now)
+		m.keys.Add(int64(-evicted))
+		t = next
+		shard.table.Store(t)
+	}
+	t.Insert(c.id, c.single, deficit, c.now)
+}
+
+// apply makes the change to a state, and describes it.
+func (c *memoryChange) apply(state *bucket.State, source Source) Result {
+	o, _ := state.Apply(c.now, c.Change, c.scales)
+	return resultOf(c.Change, source, c.limits, c.scales, &o)
+}
+
+// scalesOf appends limits in units, and returns a single one as slots know it, nil if there are too many.
+func (m *MemoryStore) scalesOf(scales []bucket.Scale, limits []Limit) ([]bucket.Scale, *slots.Limit, error) {
+	if len(limits) != 1 {
+		scales, err := appendScales(scales, limits)
+		return scales, nil, err
+	}
+	spec := specOf(&limits[0])
+	if single := m.limits.Find(spec); single != nil {
+		return append(scales, single.Scale), single, nil
+	}
+	scales, err := appendScales(scales, limits)
+	if err != nil {
+		return nil, nil, err
+	}
+	return scales, m.limits.Add(spec, scales[0]), nil
+}
+
+// slot returns the key's slot, nil if it has none.
+func (shard *memoryShard) slot(id *slots.Key) *slots.Slot {
+	if t := shard.table.Load(); t != nil {
+		return t.Find(id)
+	}
+	return nil
+}
+
+func (shard *memoryShard) addWide(key string, state *bucket.State) {
 	if shard.wide == nil {
 		shard.wide = map[string]*bucket.State{}
 	}
-	shard.wide[strings.Clone(key)] = b // key may be a piece of something larger, or reused.
+	shard.wide[strings.Clone(key)] = state // key may be a piece of something larger, or reused.
 }
 
 // reserve makes sure that there is room for another key, and takes it. Where the shard has none to give, others
@@ -307,11 +360,11 @@ func (m *MemoryStore) reserve(shard *memoryShard, now int64) bool {
 		m.keys.Add(-1)
 		switch {
 		case i == 0:
-			shard.evict(m, now, evictAtCap)
+			m.evict(shard, now, evictAtCap)
 		case i <= othersAsked:
 			other := &m.shards[m.neighbor.Add(1)&uint32(len(m.shards)-1)]
 			if other != shard && other.mu.TryLock() { // Never Lock: two shards could wait for each other.
-				other.evict(m, now, evictAtCap)
+				m.evict(other, now, evictAtCap)
 				other.mu.Unlock()
 			}
 		default:
@@ -320,35 +373,22 @@ func (m *MemoryStore) reserve(shard *memoryShard, now int64) bool {
 	}
 }
 
-// insert gives a key that is not there a slot, if there is anything to keep, or else its reserved room back.
-func (shard *memoryShard) insert(m *MemoryStore, id *slotKey, now, deficit int64, l *internedLimit) {
-	if deficit == 0 {
-		m.keys.Add(-1)
-		return
-	}
-	shard.evict(m, now, evictPerInsert)
-	t := shard.table.Load()
-	if t == nil || t.crowded() {
-		t = t.rebuilt(m, now)
-		shard.table.Store(t)
-	}
-	t.insert(id, l.scale.RefillIn(now)+deficit, metaOf(now, l.id))
-}
-
 // applyShared changes the overflow bucket of these limits. It is kept even when full: there are few.
-func (shard *memoryShard) applyShared(now int64, c bucket.Change, limits []Limit, scales []bucket.Scale) Result {
-	text := fmt.Sprint(limits)
-	b := shard.shared[text]
-	if b == nil {
+func (shard *memoryShard) applyShared(c *memoryChange) Result {
+	// Printing lets what it prints escape to the heap, and with the limits all that c points to, on every take.
+	text := fmt.Sprint(slices.Clone(c.limits))
+	state := shard.shared[text]
+	if state == nil {
 		if shard.shared == nil {
 			shard.shared = map[string]*bucket.State{}
 		}
-		b = &bucket.State{}
-		shard.shared[text] = b
+		state = &bucket.State{}
+		shard.shared[text] = state
 	}
-	c.Ban = nil // It would shut out everybody who shares the bucket.
-	r, _ := applyState(b, SourceOverflow, now, &c, limits, scales)
-	return r
+	unbanned, shared := *c.Change, *c
+	unbanned.Ban = nil // It would shut out everybody who shares the bucket.
+	shared.Change = &unbanned
+	return shared.apply(state, SourceOverflow)
 }
 
 const (
@@ -360,12 +400,12 @@ const (
 )
 
 // evict drops buckets that are full among the next few places.
-func (shard *memoryShard) evict(m *MemoryStore, now int64, places int) {
+func (m *MemoryStore) evict(shard *memoryShard, now int64, places int) {
 	if t := shard.table.Load(); t != nil {
-		t.evict(m, now, places)
+		m.keys.Add(int64(-t.Evict(&m.limits, now, places)))
 	}
-	for key, b := range shard.wide { // From a random place on.
-		if b.Full(now) {
+	for key, state := range shard.wide { // From a random place on.
+		if state.Full(now) {
 			delete(shard.wide, key)
 			m.keys.Add(-1)
 		}
@@ -374,12 +414,3 @@ func (shard *memoryShard) evict(m *MemoryStore, now int64, places int) {
 		}
 	}
 }
-
-// shardOf is the index of a key's shard.
-func (m *MemoryStore) shardOf(id *slotKey) int {
-	// The slots are chosen by the low bits.
-	return int(id.hash >> 32 & uint64(len(m.shards)-1))
-}
-
-// now is the tick. time.Since is half as dear as time.Now, for it reads only the monotonic clock.
-func (m *MemoryStore) now() int64 { return int64(time.Since(m.base) / time.Microsecond) }

@@ -86,10 +86,10 @@ func NewRedisStore(client redis.UniversalClient, opts ...RedisOption) (*RedisSto
 	}
 	var errs []error
 	if config.timeout <= 0 {
-		errs = append(errs, fmt.Errorf("ratelimit: WithTimeout(%v): must be positive, for example 50*time.Millisecond", config.timeout))
+		errs = append(errs, errorf("WithTimeout(%v): must be positive, for example 50*time.Millisecond", config.timeout))
 	}
 	if config.denials < 0 || config.denials > 1<<24 {
-		errs = append(errs, fmt.Errorf("ratelimit: WithDenyCache(%d): must be from 0, which turns it off, to %d", config.denials, 1<<24))
+		errs = append(errs, errorf("WithDenyCache(%d): must be from 0, which turns it off, to %d", config.denials, 1<<24))
 	}
 	client, err := withBudget(client, config.timeout)
 	if err := errors.Join(append(errs, checkLease(config.lease), err)...); err != nil {
@@ -111,7 +111,7 @@ func withBudget(client redis.UniversalClient, budget time.Duration) (redis.Unive
 	kept, kind := false, ""
 	switch c := client.(type) {
 	case nil:
-		return nil, errors.New("ratelimit: NewRedisStore(nil): needs a client, for example redis.NewClient(&redis.Options{Addr: \"localhost:6379\"})")
+		return nil, errorf("NewRedisStore(nil): needs a client, for example redis.NewClient(&redis.Options{Addr: \"localhost:6379\"})")
 	case *redis.Client:
 		if c == nil {
 			return withBudget(nil, budget)
@@ -137,11 +137,11 @@ func withBudget(client redis.UniversalClient, budget time.Duration) (redis.Unive
 	case *redis.Ring:
 		kept, kind = c.Options().ContextTimeoutEnabled, "redis.RingOptions"
 	default:
-		return nil, fmt.Errorf("ratelimit: NewRedisStore(%T): whether it keeps a time budget cannot be seen; "+
+		return nil, errorf("NewRedisStore(%T): whether it keeps a time budget cannot be seen; "+
 			"pass the *redis.Client, *redis.ClusterClient or *redis.Ring itself", client)
 	}
 	if !kept {
-		return nil, fmt.Errorf("ratelimit: NewRedisStore(%T): it waits for its own timeouts instead of WithTimeout's; "+
+		return nil, errorf("NewRedisStore(%T): it waits for its own timeouts instead of WithTimeout's; "+
 			"make it with ContextTimeoutEnabled: true in %s", client, kind)
 	}
 	return client, nil
@@ -258,9 +258,9 @@ func (s *RedisStore) redisError(key string, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, script.ErrForeignState):
-		return fmt.Errorf("ratelimit: redis key %q: %w; delete it, or use another WithKeyPrefix", clip(s.script.Key(key)), ErrForeignState)
+		return errorf("redis key %q: %w; delete it, or use another WithKeyPrefix", clip(s.script.Key(key)), ErrForeignState)
 	default:
-		return fmt.Errorf("ratelimit: redis: %w", err)
+		return errorf("redis: %w", err)
 	}
 }
 

@@ -81,9 +81,9 @@ func (c *denyCache) find(key string, take *Take, asked *bucket.Change) (Result, 
 	}
 	elapsed := int64((now - d.from) / time.Microsecond)
 	// While the server's clock is behind the state, time goes into catching up first.
-	caughtUp := min(elapsed, d.outcome.Late)
-	var room [4]int64
-	o := bucket.Outcome{Deficits: room[:0], Late: d.outcome.Late - caughtUp, Banned: max(0, d.outcome.Banned-elapsed)}
+	caughtUp := min(elapsed, d.outcome.ClockBehind)
+	var buf [4]int64
+	o := bucket.Outcome{Deficits: buf[:0], ClockBehind: d.outcome.ClockBehind - caughtUp, Banned: max(0, d.outcome.Banned-elapsed)}
 	for i, s := range d.scales {
 		o.Deficits = append(o.Deficits, s.Refill(d.outcome.Deficits[i], elapsed-caughtUp))
 	}

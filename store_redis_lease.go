@@ -2,7 +2,6 @@ package ratelimit
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/gin-ratelimit/ratelimit/internal/bucket"
@@ -72,7 +71,7 @@ func (s *RedisStore) newLease(period *time.Duration) *lease.Book[Limit] {
 
 func checkLease(period *time.Duration) error {
 	if period != nil && (*period < time.Millisecond || *period > time.Second) {
-		return fmt.Errorf("ratelimit: WithLease(%v): must be from 1ms to 1s, for example 10ms", *period)
+		return errorf("WithLease(%v): must be from 1ms to 1s, for example 10ms", *period)
 	}
 	return nil
 }

@@ -23,16 +23,16 @@ const (
 
 // likelyTests are those which probably notice a mutant of a file, and are asked first.
 var likelyTests = map[string]string{
-	"receipt.go":                 `^TestMemoryStore$`,
+	"result.go":                  `^TestMemoryStore$`,
 	"store_fallback.go":          `^TestFallbackStoreAdjust`,
 	"store_memory.go":            `^TestMemory`,
 	"charge.go":                  `^TestCharge`,
-	"limiter.go":                 `^Test(Charge|Shadow)`,
-	"wait.go":                    `^Test(Charge|Wait)`,
+	"limiter.go":                 `^Test(Charge|Shadow|Wait)`,
 	"internal/script/fast.lua":   `^TestRedisStore$`,
 	"internal/script/decide.lua": `^TestRedis(Store|Takes)`,
 	"internal/script/script.go":  `^TestRedisLostReply`,
-	"store_memory_slot.go":       `^TestMemoryStore`,
+	"internal/slots/slot.go":     `^TestMemoryStore`,
+	"internal/slots/table.go":    `^TestMemoryStore`,
 }
 
 // Every mutant of the library is noticed by the library's own tests.
@@ -64,7 +64,7 @@ func TestMutants(t *testing.T) {
 		}
 		write(t, file, []byte(strings.Replace(string(whole), m.before, m.after, 1)))
 		out, err := "", error(nil)
-		if dir := filepath.Dir(m.file); dir == "internal/bucket" || dir == "internal/lease" || m.file == "internal/script/merge.go" {
+		if dir := filepath.Dir(m.file); dir == "internal/bucket" || dir == "internal/slots" || dir == "internal/lease" || m.file == "internal/script/merge.go" {
 			out, err = quick(t, root, ".", "./"+dir)
 		} else {
 			out, err = quick(t, root, likelyTests[m.file], ".")

@@ -19,11 +19,11 @@ type Bans struct{ Strikes, Memory Level }
 
 // Outcome is what a change did.
 type Outcome struct {
-	Allowed  bool
-	Deficits []int64 // what is missing afterwards, one per limit
-	At       int64   // tick at which the deficits are so
-	Late     int64   // ticks that the clock is behind At; nothing refills until it has caught up
-	Banned   int64   // ticks until the key is no longer shut out
+	Allowed     bool
+	Deficits    []int64 // what is missing afterwards, one per limit
+	At          int64   // tick at which the deficits are so
+	ClockBehind int64   // ticks that the clock is behind At; nothing refills until it has caught up
+	Banned      int64   // ticks until the key is no longer shut out
 }
 
 // Full reports whether every bucket is full, so that the state equals one that does not exist.

@@ -82,7 +82,7 @@ func decode(reply []int64, limits int, ban bool) (bucket.Outcome, error) {
 	if err := checked(reply, numbers); err != nil {
 		return bucket.Outcome{}, err
 	}
-	o := bucket.Outcome{Allowed: reply[1] == 1, At: reply[0] + reply[2], Late: reply[2], Deficits: reply[3 : 3+limits]}
+	o := bucket.Outcome{Allowed: reply[1] == 1, At: reply[0] + reply[2], ClockBehind: reply[2], Deficits: reply[3 : 3+limits]}
 	if ban {
 		o.Banned = reply[numbers-1]
 	}

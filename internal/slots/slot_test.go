@@ -1,0 +1,81 @@
+package slots
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/gin-ratelimit/ratelimit/internal/bucket"
+)
+
+// tenPerSecond is a known limit of 10 tokens that refill by 10 a second.
+func tenPerSecond(limits *Limits) *Limit {
+	scale, _ := bucket.NewScale(10, 10, int64(time.Second))
+	return limits.Add(Spec{10, 10, time.Second}, scale)
+}
+
+// A goroutine that is held up after it has read the clock decides by the time at which it goes on, not by the one it
+// has read, if others have taken meanwhile.
+func TestApplyHeldUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		clock, seeds, table, limits := NewClock(), NewSeeds(), NewTable(), Limits{}
+		limit, key := tenPerSecond(&limits), seeds.Key("key")
+		read := clock.Now()
+		table.Insert(&key, limit, 10*limit.Scale.Token, read)
+		slot := table.Find(&key)
+		time.Sleep(100 * time.Millisecond)
+		a, ok := slot.Apply(&clock, limit, &bucket.Change{N: 1}, clock.Now())
+		require.True(t, ok)
+		require.True(t, a.Allowed)
+		time.Sleep(time.Second)
+
+		a, ok = slot.Apply(&clock, limit, &bucket.Change{N: 10}, read)
+		require.True(t, ok)
+		require.True(t, a.Allowed, "the bucket is full by now")
+	})
+}
+
+// A take that has found a slot just before it dies looks again.
+func TestApplyDeadSlot(t *testing.T) {
+	clock, seeds, table, limits := NewClock(), NewSeeds(), NewTable(), Limits{}
+	limit, key := tenPerSecond(&limits), seeds.Key("key")
+	table.Insert(&key, limit, limit.Scale.Token, clock.Now())
+	held := table.Find(&key)
+	require.NotNil(t, held)
+	table.Kill(held, &limits)
+
+	answers := make(chan bool)
+	go func() {
+		_, ok := held.Apply(&clock, limit, &bucket.Change{N: 1}, clock.Now())
+		answers <- ok
+	}()
+	select {
+	case ok := <-answers:
+		require.False(t, ok, "a take from a dead slot")
+	case <-time.After(10 * time.Second):
+		t.Fatal("a take from a dead slot goes on for ever")
+	}
+	require.Nil(t, table.Find(&key))
+}
+
+// Evict and Rebuilt report how many buckets have gone, so that a store can count its keys.
+func TestEvictedAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		clock, seeds, table, limits := NewClock(), NewSeeds(), NewTable(), Limits{}
+		limit := tenPerSecond(&limits)
+		for _, name := range []string{"full soon", "also full soon", "a key of more than fifteen bytes"} {
+			key := seeds.Key(name)
+			table.Insert(&key, limit, limit.Scale.Token, clock.Now())
+		}
+		late := seeds.Key("late")
+		table.Insert(&late, limit, 10*limit.Scale.Token, clock.Now())
+		require.Zero(t, table.Evict(&limits, clock.Now(), minSlots))
+		time.Sleep(100 * time.Millisecond)
+		next, evicted := table.Rebuilt(&seeds, &limits, clock.Now())
+		require.Equal(t, 3, evicted)
+		require.Nil(t, table.Find(&late), "a slot of the old table is in use")
+		require.Equal(t, int64(9*limit.Scale.Token), next.Find(&late).State(&limits).At(clock.Now(), nil).Levels[0].Deficit)
+	})
+}

@@ -1,0 +1,19 @@
+package ratelimit
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// However deep errors of this package wrap one another, the text says "ratelimit: " once, and all of them are found.
+func TestErrorsSayThePackageOnce(t *testing.T) {
+	cause := errors.New("connection refused")
+	inner := errorf("redis: %w", cause)
+	outer := argumentError(errorf("circuit open: %w", inner))
+	require.EqualError(t, outer, "ratelimit: circuit open: redis: connection refused: invalid argument")
+	for _, err := range []error{cause, inner, ErrArgument} {
+		require.ErrorIs(t, outer, err)
+	}
+}

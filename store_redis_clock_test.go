@@ -1,0 +1,134 @@
+package ratelimit_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gin-ratelimit/ratelimit"
+)
+
+// Two masters' clocks differ a little at a failover. A client waits for that as long as it is told to.
+func TestRedisClockALittleBackwards(t *testing.T) {
+	for _, back := range []time.Duration{time.Microsecond, 500 * time.Millisecond, time.Second} {
+		t.Run(back.String(), func(t *testing.T) {
+			server, clock := frozenRedis(t)
+			client := server.Client()
+			store := redisStore(t, client)
+			mustTake(t, store, "drained", 10, ten...)
+			mustTake(t, store, "half", 5, ten...)
+			last := strings.Fields(client.Get(ctx, "ratelimit:half").Val())[1]
+			clock.Advance(-back)
+
+			want := ratelimit.Result{
+				Source: ratelimit.SourceRedis, Limit: ten[0],
+				RetryAfter: back + 100*time.Millisecond, ResetAfter: back + time.Second,
+			}
+			if got := mustTake(t, store, "drained", 1, ten...); got != want {
+				t.Errorf("drained:\ngot  %+v\nwant %+v", got, want)
+			}
+			for range 5 {
+				mustTake(t, store, "half", 1, ten...)
+			}
+			want.RetryAfter, want.ResetAfter = back+100*time.Millisecond, back+time.Second
+			if got := mustTake(t, store, "half", 1, ten...); got != want {
+				t.Errorf("half, after five more:\ngot  %+v\nwant %+v", got, want)
+			}
+			state := client.Get(ctx, "ratelimit:half").Val()
+			if got := strings.Fields(state)[1]; got != last {
+				t.Errorf("the last write was moved from %s to %s", last, got)
+			}
+			if ttl := client.PTTL(ctx, "ratelimit:half").Val(); ttl < want.ResetAfter {
+				t.Errorf("lives for %v, and is full after %v", ttl, want.ResetAfter)
+			}
+			// Neither a microsecond more nor less than was said.
+			clock.Advance(back + 100*time.Millisecond - time.Microsecond)
+			for _, key := range []string{"drained", "half"} {
+				if r := mustTake(t, store, key, 1, ten...); r.Allowed || r.RetryAfter != time.Microsecond {
+					t.Errorf("%s: a microsecond early: %+v", key, r)
+				}
+			}
+			clock.Advance(time.Microsecond)
+			for _, key := range []string{"drained", "half"} {
+				if r := mustTake(t, store, key, 1, ten...); !r.Allowed {
+					t.Errorf("%s: waited as told: %+v", key, r)
+				}
+			}
+		})
+	}
+}
+
+// More than a second would starve keys until the clock is back where it was.
+func TestRedisClockFarBackwards(t *testing.T) {
+	for _, back := range []time.Duration{time.Second + time.Microsecond, time.Minute, 5 * 365 * 24 * time.Hour} {
+		t.Run(back.String(), func(t *testing.T) {
+			server, clock := frozenRedis(t)
+			client := server.Client()
+			store := redisStore(t, client)
+			mustTake(t, store, "drained", 10, ten...)
+			mustTake(t, store, "half", 5, ten...)
+			mustTake(t, store, "two", 10, ten[0], still[0])
+			clock.Advance(-back)
+
+			if r := mustTake(t, store, "drained", 1, ten...); r.Allowed || r.RetryAfter != 100*time.Millisecond || r.ResetAfter != time.Second {
+				t.Errorf("drained: %+v", r)
+			}
+			if r := mustTake(t, store, "half", 0, ten...); r.Remaining != 5 || r.ResetAfter != 500*time.Millisecond {
+				t.Errorf("half: %+v", r)
+			}
+			if r := mustTake(t, store, "two", 1, ten[0], still[0]); r.Allowed || r.RetryAfter != 100*time.Millisecond {
+				t.Errorf("two: %+v", r)
+			}
+			for _, key := range []string{"drained", "half", "two"} {
+				text := client.Get(ctx, "ratelimit:"+key).Val()
+				if state := parseState(t, text, clock.Now()); state.Age != 0 {
+					t.Errorf("%s does not start again from now: %q", key, text)
+				}
+				if ttl := client.PTTL(ctx, "ratelimit:"+key).Val(); ttl < time.Second/2 {
+					t.Errorf("%s lives for %v", key, ttl)
+				}
+			}
+			clock.Advance(100*time.Millisecond - time.Microsecond)
+			for _, key := range []string{"drained", "two"} {
+				if r := mustTake(t, store, key, 1, ten...); r.Allowed || r.RetryAfter != time.Microsecond {
+					t.Errorf("%s: a microsecond early: %+v", key, r)
+				}
+			}
+			clock.Advance(time.Microsecond)
+			for _, key := range []string{"drained", "two"} {
+				if r := mustTake(t, store, key, 1, ten...); !r.Allowed {
+					t.Errorf("%s: waited as told: %+v", key, r)
+				}
+			}
+		})
+	}
+}
+
+func TestRedisClockThatJitters(t *testing.T) {
+	server, clock := frozenRedis(t)
+	store := redisStore(t, server.Client())
+	admitted := 0
+	take := func() {
+		for mustTake(t, store, "key", 1, ten...).Allowed {
+			admitted++
+		}
+	}
+	take()
+	for range 50 { // to and fro, at no time later than at first
+		clock.Advance(-900 * time.Millisecond)
+		take()
+		clock.Advance(900 * time.Millisecond)
+		take()
+		clock.Advance(-time.Microsecond)
+		take()
+		clock.Advance(time.Microsecond)
+		take()
+	}
+	for range 50 { // and back only
+		clock.Advance(-time.Minute)
+		take()
+	}
+	if admitted != 10 {
+		t.Errorf("%d were admitted of 10, in no time", admitted)
+	}
+}
