@@ -1,0 +1,56 @@
+package console
+
+import (
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	auditLines  = 100
+	longestText = 128
+)
+
+// action is a line of the audit. It has the digest of a key and never the key.
+type action struct {
+	Time    time.Time `json:"time"`
+	User    string    `json:"user"`
+	Action  string    `json:"action"`
+	Limiter string    `json:"limiter"`
+	Key     string    `json:"key,omitempty"`
+	Outcome string    `json:"outcome"`
+}
+
+type audit struct {
+	mu    sync.Mutex
+	lines []action // newest last
+}
+
+func (a *audit) add(line action) {
+	line.Time = time.Now()
+	line.User = bounded(line.User)
+	slog.Info("ratelimit console", "user", line.User, "action", line.Action, "limiter", line.Limiter, "key", line.Key, "outcome", line.Outcome)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.lines) == auditLines {
+		copy(a.lines, a.lines[1:])
+		a.lines = a.lines[:auditLines-1]
+	}
+	a.lines = append(a.lines, line)
+}
+
+// last returns the lines, newest first.
+func (a *audit) last() []action {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	lines := make([]action, 0, len(a.lines))
+	for i := len(a.lines) - 1; i >= 0; i-- {
+		lines = append(lines, a.lines[i])
+	}
+	return lines
+}
+
+func bounded(text string) string {
+	return strings.Clone(strings.ToValidUTF8(text[:min(len(text), longestText)], ""))
+}
