@@ -12,8 +12,8 @@ const (
 	longestText = 128
 )
 
-// action is a line of the audit. It has the digest of a key and never the key.
-type action struct {
+// Action is a line of the audit. It has the digest of a key and never the key.
+type Action struct {
 	Time    time.Time `json:"time"`
 	User    string    `json:"user"`
 	Action  string    `json:"action"`
@@ -24,10 +24,10 @@ type action struct {
 
 type audit struct {
 	mu    sync.Mutex
-	lines []action // newest last
+	lines []Action // newest last
 }
 
-func (a *audit) add(line action) {
+func (a *audit) add(line Action) {
 	line.Time = time.Now()
 	line.User = bounded(line.User)
 	slog.Info("ratelimit console", "user", line.User, "action", line.Action, "limiter", line.Limiter, "key", line.Key, "outcome", line.Outcome)
@@ -41,10 +41,10 @@ func (a *audit) add(line action) {
 }
 
 // last returns the lines, newest first.
-func (a *audit) last() []action {
+func (a *audit) last() []Action {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	lines := make([]action, 0, len(a.lines))
+	lines := make([]Action, 0, len(a.lines))
 	for i := len(a.lines) - 1; i >= 0; i-- {
 		lines = append(lines, a.lines[i])
 	}

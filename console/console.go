@@ -55,7 +55,7 @@ func Mount(group *gin.RouterGroup, engine *gin.Engine, access func(*gin.Context)
 	if group == nil || engine == nil || access == nil {
 		panic(`console: Mount: needs a group, its engine and an access function, for example Mount(router.Group("/debug/ratelimit"), router, access)`)
 	}
-	k := &console{engine: engine, access: access, since: time.Now()}
+	k := &console{engine: engine, base: group.BasePath(), access: access, guard: http.NewCrossOriginProtection(), since: time.Now()}
 	names := map[string]int{}
 	seen := map[*ratelimit.Limiter]bool{}
 	for _, r := range ratelimit.Routes(engine) {
@@ -95,7 +95,9 @@ var static embed.FS
 
 type console struct {
 	engine  *gin.Engine
+	base    string // the group's path
 	access  func(*gin.Context) Access
+	guard   *http.CrossOriginProtection
 	since   time.Time
 	watches []*watch
 	audit   audit
@@ -124,7 +126,7 @@ func secure(c *gin.Context) {
 
 // admit refuses cross-site requests, and requests without access. Bodies are small: a form with a key.
 func (k *console) admit(c *gin.Context) {
-	if err := http.NewCrossOriginProtection().Check(c.Request); err != nil {
+	if err := k.guard.Check(c.Request); err != nil {
 		c.String(http.StatusForbidden, "console: refused a request from another site\n")
 		c.Abort()
 		return
@@ -210,7 +212,7 @@ func (k *console) forgive(c *gin.Context) {
 		return
 	}
 	found, err := w.limiter.Reset(c.Request.Context(), a.Typed)
-	line := action{User: accessOf(c).User, Action: "forgive", Limiter: w.id, Key: a.Key, Outcome: "forgiven"}
+	line := Action{User: accessOf(c).User, Action: "forgive", Limiter: w.id, Key: a.Key, Outcome: "forgiven"}
 	status := http.StatusOK
 	_, scope := storeOf(w.limiter)
 	switch {
@@ -251,9 +253,9 @@ func (k *console) mode(c *gin.Context) {
 		outcome += ", back after 15 min"
 	}
 	w.setMode(mode, back, func(before ratelimit.Mode) {
-		k.audit.add(action{User: user, Action: "mode", Limiter: w.id, Outcome: "back to " + before.String()})
+		k.audit.add(Action{User: user, Action: "mode", Limiter: w.id, Outcome: "back to " + before.String()})
 	})
-	k.audit.add(action{User: user, Action: "mode", Limiter: w.id, Outcome: outcome})
+	k.audit.add(Action{User: user, Action: "mode", Limiter: w.id, Outcome: outcome})
 	a.Done = "The mode of " + w.id + " is " + outcome + ". This process only: other instances keep theirs."
 	k.page(c, http.StatusOK, "./", a)
 }

@@ -5,6 +5,7 @@ import (
 	"html/template"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,9 +22,9 @@ type Data struct {
 	Now      time.Time `json:"now"`
 	Memory   int       `json:"memory_bytes"` // what the observed numbers take, fixed by Mount
 	Limiters []Limiter `json:"limiters"`
-	Routes   []Route   `json:"routes"`
+	Routes   []Route   `json:"routes"`   // without the console's own
 	Warnings []Warning `json:"warnings"` // of ratelimit.Check, up to a minute old
-	Audit    []action  `json:"audit"`    // newest first, up to 100
+	Audit    []Action  `json:"audit"`    // newest first, up to 100
 }
 
 // Limiter is a limiter of [Data].
@@ -37,8 +38,8 @@ type Limiter struct {
 	Totals  Counts            `json:"totals"`
 	Seconds Curves            `json:"seconds"` // up to 15 minutes, oldest first; the last second is not over
 	Minutes Curves            `json:"minutes"` // up to 24 hours
-	Top5m   []topKey          `json:"top_5m"`  // key, raw, at_least and at_most, of up to 10 keys that were refused or shadow-refused
-	Top1h   []topKey          `json:"top_1h"`
+	Top5m   []TopKey          `json:"top_5m"`  // key, raw, at_least and at_most, of up to 10 keys that were refused or shadow-refused
+	Top1h   []TopKey          `json:"top_1h"`
 }
 
 // Counts are decisions since the console was mounted.
@@ -73,6 +74,9 @@ type Warning struct {
 	Fix     string `json:"fix"`
 }
 
+// ownPaths are the console's, below its group. The route map would drown in them.
+var ownPaths = []string{"", "/", "/data.json", "/console.css", "/console.js", "/look", "/forgive", "/mode"}
+
 func (k *console) data(access Access) Data {
 	host, _ := os.Hostname()
 	d := Data{
@@ -102,6 +106,9 @@ func (k *console) data(access Access) Data {
 		d.Limiters = append(d.Limiters, l)
 	}
 	for _, r := range ratelimit.Routes(k.engine) {
+		if own := strings.TrimPrefix(r.Path, strings.TrimSuffix(k.base, "/")); own != r.Path && slices.Contains(ownPaths, own) {
+			continue
+		}
 		route := Route{Method: r.Method, Path: r.Path, Limiters: []string{}}
 		for _, l := range r.Limiters {
 			id, ok := ids[l]
@@ -143,10 +150,9 @@ type answer struct {
 }
 
 var pageTemplate = template.Must(template.New("page.html").Funcs(template.FuncMap{
-	"span":   span,
-	"time":   func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
-	"kib":    func(bytes int) int { return (bytes + 1023) / 1024 },
-	"banned": func(u *ratelimit.Usage) bool { return u.BannedFor > 0 },
+	"span": span,
+	"time": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
+	"kib":  func(bytes int) int { return (bytes + 1023) / 1024 },
 }).ParseFS(static, "static/page.html"))
 
 func (k *console) page(c *gin.Context, status int, dir string, a *answer) {

@@ -29,7 +29,7 @@ func sentence(u ratelimit.Usage) string {
 		parts = append(parts, text+".")
 	}
 	if u.BannedFor == 0 {
-		parts = append(parts, fmt.Sprintf("Not banned: %d strikes.", u.Strikes))
+		parts = append(parts, "Not banned: "+count(u.Strikes, "strike")+".")
 	}
 	if u.Static {
 		parts = append(parts, "The store holds nothing for this key, so it would start with full buckets; it may also be another key that was meant.")
@@ -44,4 +44,11 @@ func span(d time.Duration) string {
 	default:
 		return d.Round(time.Second).String()
 	}
+}
+
+func count(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
 }

@@ -86,8 +86,8 @@ func (p *place) set(key ratelimit.Key, raw string) {
 	p.n = uint8(copy(p.bytes[:], raw))
 }
 
-// topKey is a key with bounds: it was refused at least Low and at most High times.
-type topKey struct {
+// TopKey is a key with bounds: it was refused at least Low and at most High times.
+type TopKey struct {
 	Key  string `json:"key"`           // the digest
 	Raw  string `json:"raw,omitempty"` // only for viewers who may see it
 	Low  uint64 `json:"at_least"`
@@ -96,7 +96,7 @@ type topKey struct {
 
 // last returns the keys that were refused most in the last minutes, the current one included. A key without a place
 // in a minute was refused there at most as often as the smallest that has one.
-func (t *top) last(minutes int64, raw bool) []topKey {
+func (t *top) last(minutes int64, raw bool) []TopKey {
 	type sum struct {
 		place
 		low, high uint64
@@ -126,10 +126,10 @@ func (t *top) last(minutes int64, raw bool) []topKey {
 			k.high += s.counts[j] - least // The floor of all minutes is added below.
 		}
 	}
-	keys := make([]topKey, 0, len(sums))
+	keys := make([]TopKey, 0, len(sums))
 	for _, s := range sums {
 		text := string(s.bytes[:s.n])
-		k := topKey{Key: text, Low: s.low, High: s.high + floor}
+		k := TopKey{Key: text, Low: s.low, High: s.high + floor}
 		if !s.long {
 			k.Key = ratelimit.KeyOf(text).String()
 			if raw {
@@ -138,7 +138,7 @@ func (t *top) last(minutes int64, raw bool) []topKey {
 		}
 		keys = append(keys, k)
 	}
-	slices.SortFunc(keys, func(a, b topKey) int {
+	slices.SortFunc(keys, func(a, b TopKey) int {
 		return cmp.Or(cmp.Compare(b.Low, a.Low), cmp.Compare(b.High, a.High), cmp.Compare(a.Key, b.Key))
 	})
 	return keys[:min(len(keys), topShown)]
