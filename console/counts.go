@@ -34,11 +34,14 @@ type counts struct {
 	minutes [keptMinutes + 1]totals
 }
 
-func (c *counts) add(kind int) {
-	if now := c.second(); c.begun.Load() < now {
+// add counts a decision and returns the second, because reading the clock is the dearest part of it.
+func (c *counts) add(kind int) (now int64) {
+	now = c.second()
+	if c.begun.Load() < now {
 		c.begin(now)
 	}
 	c.total[kind].Add(1)
+	return now
 }
 
 func (c *counts) second() int64 { return int64(time.Since(c.base) / time.Second) }

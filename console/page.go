@@ -141,6 +141,11 @@ func (k *console) check() []Warning {
 	return k.warnings
 }
 
+type topTable struct {
+	ID, Span, Field string
+	Keys            []TopKey
+}
+
 // answer is what came of a form.
 type answer struct {
 	Limiter, Typed, Key string
@@ -151,6 +156,8 @@ type answer struct {
 
 var pageTemplate = template.Must(template.New("page.html").Funcs(template.FuncMap{
 	"span": span,
+	"top":  func(id, span, field string, keys []TopKey) topTable { return topTable{id, span, field, keys} },
+	"sum":  func(c Counts) uint64 { return c.Accepted + c.Refused + c.Shadow + c.Failed },
 	"time": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
 	"kib":  func(bytes int) int { return (bytes + 1023) / 1024 },
 }).ParseFS(static, "static/page.html"))

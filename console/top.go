@@ -43,12 +43,12 @@ type place struct {
 	bytes [longestKey]byte
 }
 
-func (t *top) add(key ratelimit.Key) {
+func (t *top) add(key ratelimit.Key, second int64) {
 	raw := key.Reveal()
 	hash := maphash.String(t.seed, raw)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	minute := int64(time.Since(t.base)/time.Minute) + 1
+	minute := second/60 + 1
 	s := &t.minutes[minute%topMinutes]
 	if s.minute != minute {
 		s.minute, s.used = minute, 0

@@ -44,11 +44,9 @@ func (w *watch) observe(_ context.Context, e ratelimit.Event) {
 	case e.Err != nil:
 		w.counts.add(failed)
 	case e.Reason == ratelimit.ReasonShadow:
-		w.counts.add(shadow)
-		w.top.add(e.Key)
+		w.top.add(e.Key, w.counts.add(shadow))
 	default:
-		w.counts.add(refused)
-		w.top.add(e.Key)
+		w.top.add(e.Key, w.counts.add(refused))
 	}
 }
 

@@ -21,7 +21,9 @@ function draw(box, seconds) {
   const most = Math.max(1, ...seconds.accepted, ...seconds.refused);
   ["accepted", "refused"].forEach((name, i) => {
     const values = seconds[name];
-    const points = values.map((v, at) => `${900 - values.length + at},${(98 - 96 * v / most).toFixed(1)}`);
+    const first = 900 - values.length;
+    const points = values.map((v, at) => `${first + at},${(98 - 96 * v / most).toFixed(1)}`);
+    points.unshift("0,98", `${first},98`); // Nothing was observed before.
     svg.children[i].setAttribute("points", points.join(" "));
   });
   const text = `Last 15 minutes by the second, at most ${most} a second: accepted (solid), refused (dashed).`;
@@ -43,8 +45,14 @@ function show(limiter) {
   }
   card.querySelector('[data-field="mode"]').className = "badge " + limiter.mode;
   draw(card.querySelector("[data-curve]"), limiter.seconds);
-  const top = card.querySelector("[data-top]");
-  top?.replaceChildren(...limiter.top_1h.map((k) => {
+  for (const body of card.querySelectorAll("[data-top]")) showTop(body, limiter[body.dataset.top]);
+}
+
+function showTop(body, keys) {
+  const none = document.createElement("tr");
+  cell(none, "none");
+  none.firstElementChild.colSpan = 3;
+  body.replaceChildren(...keys.map((k) => {
     const row = document.createElement("tr");
     const digest = document.createElement("code");
     digest.textContent = k.key;
@@ -52,7 +60,7 @@ function show(limiter) {
     cell(row, String(k.at_least));
     cell(row, String(k.at_most));
     return row;
-  }));
+  }), ...(keys.length ? [] : [none]));
 }
 
 async function refresh() {
