@@ -2,6 +2,7 @@ package console
 
 import (
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -45,8 +46,8 @@ func (a *audit) last() []Action {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	lines := make([]Action, 0, len(a.lines))
-	for i := len(a.lines) - 1; i >= 0; i-- {
-		lines = append(lines, a.lines[i])
+	for _, line := range slices.Backward(a.lines) {
+		lines = append(lines, line)
 	}
 	return lines
 }
