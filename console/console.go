@@ -47,7 +47,8 @@ type Access struct {
 
 // Mount registers the console's routes on group and observes the limiters that are on the engine by then, so call it
 // behind the last route. access is asked on every request, after the group's own middlewares; it may answer a request
-// itself and abort it. Mount panics if an argument is nil.
+// itself and abort it. Mount panics if an argument is nil. Create the group before engine.Use(limiter), or that limiter
+// holds for the console as well.
 //
 // A client that reads faster than 10 requests a second gets 429. Every page has a strict Content-Security-Policy, and
 // cross-site requests are refused.
