@@ -24,6 +24,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/gin-ratelimit/ratelimit"
+	"github.com/gin-ratelimit/ratelimit/console"
 )
 
 func main() {
@@ -74,6 +75,9 @@ func newRouter(store ratelimit.Store) *gin.Engine {
 	// Gin's Use applies to routes that are registered after it, so this page has no limit. Do not put it on the internet.
 	router.GET("/stats", func(c *gin.Context) { c.JSON(http.StatusOK, stats.Snapshot()) })
 
+	// The console's routes come last, but its group comes before Use, so that the limit for clients does not hold there.
+	debug := router.Group("/debug/ratelimit")
+
 	// Every route from here on: 20 requests at once and 10 a second, for each client address.
 	router.Use(limit("global", ratelimit.WithLimit(ratelimit.PerSecond(10).Burst(20))))
 	router.GET("/", hello)
@@ -102,7 +106,24 @@ func newRouter(store ratelimit.Store) *gin.Engine {
 		ratelimit.WithLimitFunc(limitsOfPlan),
 	))
 	api.GET("/whoami", whoami)
+
+	console.Mount(debug, router, localOnly)
 	return router
+}
+
+// localOnly gives access to the console from this machine alone. The peer's address is not enough: a page of another
+// site can point its own name at 127.0.0.1 (DNS rebinding), and a proxy on this machine connects from there as well.
+// Such a request has another Host.
+func localOnly(c *gin.Context) console.Access {
+	peer, _, _ := net.SplitHostPort(c.Request.RemoteAddr)
+	host, _, err := net.SplitHostPort(c.Request.Host)
+	if err != nil {
+		host = strings.Trim(c.Request.Host, "[]") // It has no port.
+	}
+	if !net.ParseIP(peer).IsLoopback() || host != "localhost" && !net.ParseIP(host).IsLoopback() {
+		return console.Access{}
+	}
+	return console.Access{Level: console.Write, User: "local", RawKeys: true}
 }
 
 // hello says what is left, so that reloading it shows the bucket run low and refill.
@@ -194,6 +215,7 @@ One route, one user, one cost:
   curl -i -H 'Authorization: Bearer pro-token' %[1]s/api/whoami    # 100 a minute
 
 Where to look: this terminal logs refusals, %[1]s/stats counts them by limiter, _example/main.go sets them up.
+Why is a client refused? Open %[1]s/debug/ratelimit/ in a browser on this machine.
 
 `
 
