@@ -36,6 +36,7 @@ func main() {
 	var most tune.Share
 	flag.Float64Var(&most.Clients, "refuse-clients", 0.1, "percent of the clients that a suggestion may refuse")
 	flag.Float64Var(&most.Requests, "refuse-requests", 0.1, "percent of the requests that a suggestion may refuse")
+	jsonFile := flag.String("json", "", "write the figures to this file as JSON, too")
 	flag.Parse()
 	if flag.NArg() == 0 {
 		fmt.Fprintln(os.Stderr, "ratelimit-tune: no log given: name files in the Common or Combined Log Format, or - for standard input")
@@ -46,14 +47,14 @@ func main() {
 		os.Exit(2)
 	}
 	most.Clients, most.Requests = most.Clients/100, most.Requests/100
-	if err := run(os.Stdout, flag.Args(), limits, most); err != nil {
+	if err := run(os.Stdout, flag.Args(), *jsonFile, limits, most); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
 // run reports what could be read, also where something could not, and then returns the error.
-func run(out io.Writer, files []string, limits []ratelimit.Limit, most tune.Share) error {
+func run(out io.Writer, files []string, jsonFile string, limits []ratelimit.Limit, most tune.Share) error {
 	trace, readErr := tune.ReadFiles(files...)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "read %d lines, missed %d: %d requests of %d clients\n", trace.Lines, trace.Misses, len(trace.Requests), len(trace.Clients))
@@ -69,6 +70,15 @@ func run(out io.Writer, files []string, limits []ratelimit.Limit, most tune.Shar
 	}
 	if err := w.Flush(); err != nil {
 		return fmt.Errorf("ratelimit-tune: %w", err)
+	}
+	if jsonFile != "" {
+		d, err := newDocument(trace, limits, most)
+		if err == nil {
+			err = d.write(jsonFile)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	return readErr
 }
