@@ -61,6 +61,9 @@ func run(out io.Writer, files []string, jsonFile string, limits []ratelimit.Limi
 	for _, m := range trace.Missed {
 		fmt.Fprintf(w, "missed %q line %d\n", m.File, m.Line)
 	}
+	if refused := trace.Refused(); refused > 0 {
+		fmt.Fprintf(w, "%d answers are 429: a limiter refused them already, and the log may lack more that it held off\n", refused)
+	}
 	report := suggest
 	if len(limits) > 0 {
 		report = func(w io.Writer, t *tune.Trace, _ tune.Share) error { return replay(w, t, limits) }

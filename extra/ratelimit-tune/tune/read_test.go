@@ -63,6 +63,12 @@ func TestFilesAreMergedByTime(t *testing.T) {
 	assert.EqualValues(t, 3_600_000_000, trace.Requests[1].Tick-trace.Requests[0].Tick)
 }
 
+func TestRefusedAreCounted(t *testing.T) {
+	var trace Trace
+	require.NoError(t, trace.read("access.log", strings.NewReader(line+"\n"+strings.Replace(line, " 200 ", " 429 ", 1))))
+	assert.Equal(t, 1, trace.Refused())
+}
+
 func FuzzCommon(f *testing.F) {
 	f.Add([]byte(line))
 	f.Add([]byte(line + ` "-" "agent"`))

@@ -3,6 +3,7 @@ package tune
 
 import (
 	"cmp"
+	"net/http"
 	"slices"
 )
 
@@ -82,6 +83,16 @@ func (t *Trace) Spread() *Trace {
 	}
 	spread.sort()
 	return &spread
+}
+
+// Refused counts the requests that were answered by 429: a limiter was at work when the log was written.
+func (t *Trace) Refused() (requests int) {
+	for _, r := range t.Requests {
+		if r.Status == http.StatusTooManyRequests {
+			requests++
+		}
+	}
+	return requests
 }
 
 // WholeSeconds reports whether every stamp is of a whole second, so that [Trace.Spread] applies.
