@@ -1,0 +1,82 @@
+package tune
+
+import (
+	"bytes"
+	"compress/gzip"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+const line = `192.0.2.7 - - [01/Aug/1995:02:00:00 -0400] "GET / HTTP/1.0" 200 1713`
+
+func TestReadLines(t *testing.T) {
+	for _, test := range []struct {
+		name             string
+		log              string
+		requests, misses int
+	}{
+		{name: "empty", log: ""},
+		{name: "common", log: line + "\n", requests: 1},
+		{name: "without a last newline", log: line, requests: 1},
+		{name: "Windows", log: line + "\r\n", requests: 1},
+		{name: "combined", log: line + ` "-" "curl \"8\""` + "\n", requests: 1},
+		{name: "quote in the request", log: strings.Replace(line, "GET /", `GET /"x"`, 1), requests: 1},
+		{name: "binary", log: "\x00\xff\x1b[31m\n", misses: 1},
+		{name: "no such day", log: strings.Replace(line, "01/Aug", "32/Aug", 1), misses: 1},
+		{name: "1 MiB", log: line + strings.Repeat("x", longestLine) + "\n" + line, requests: 1, misses: 1},
+		{name: "a line between", log: line + "\n\n" + line, requests: 2, misses: 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var trace Trace
+			require.NoError(t, trace.read("access.log", strings.NewReader(test.log)))
+			assert.Len(t, trace.Requests, test.requests)
+			assert.Equal(t, test.misses, trace.Misses)
+			assert.Equal(t, test.requests+test.misses, trace.Lines)
+		})
+	}
+}
+
+func TestReadTruncatedGzip(t *testing.T) {
+	var zipped bytes.Buffer
+	w := gzip.NewWriter(&zipped)
+	_, err := w.Write([]byte(strings.Repeat(line+"\n", 1000)))
+	require.NoError(t, err)
+	require.NoError(t, w.Flush())
+	var trace Trace
+	err = trace.read("access.log.gz", &zipped)
+	require.ErrorContains(t, err, "ratelimit-tune: access.log.gz: line 1001: cannot be read")
+	assert.Len(t, trace.Requests, 1000)
+}
+
+func TestFilesAreMergedByTime(t *testing.T) {
+	dir := t.TempDir()
+	late, early := dir+"/late.log", dir+"/early.log"
+	require.NoError(t, os.WriteFile(late, []byte(strings.Replace(line, "02:00:00", "03:00:00", 1)), 0o600))
+	require.NoError(t, os.WriteFile(early, []byte(line), 0o600))
+	trace, err := ReadFiles(late, early)
+	require.NoError(t, err)
+	require.Len(t, trace.Requests, 2)
+	assert.EqualValues(t, 3_600_000_000, trace.Requests[1].Tick-trace.Requests[0].Tick)
+}
+
+func TestRefusedAreCounted(t *testing.T) {
+	var trace Trace
+	require.NoError(t, trace.read("access.log", strings.NewReader(line+"\n"+strings.Replace(line, " 200 ", " 429 ", 1))))
+	assert.Equal(t, 1, trace.Refused())
+}
+
+func FuzzCommon(f *testing.F) {
+	f.Add([]byte(line))
+	f.Add([]byte(line + ` "-" "agent"`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if parsed, ok := new(commonParser).parse(text); ok {
+			assert.NotEmpty(t, parsed.host)
+			assert.True(t, bytes.HasPrefix(text, parsed.host))
+			assert.InDelta(t, 500, parsed.status, 500)
+		}
+	})
+}

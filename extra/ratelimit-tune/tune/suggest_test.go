@@ -1,0 +1,30 @@
+package tune
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/gin-ratelimit/ratelimit"
+)
+
+func TestSuggestKeepsToTheShareAndIsSmallest(t *testing.T) {
+	trace := nasa(t)
+	curves, err := Frontier(trace, []ratelimit.Rate{ratelimit.PerSecond(1), ratelimit.PerMinute(6)})
+	require.NoError(t, err)
+	for _, most := range []Share{{}, {0.001, 0.001}, {0.05, 0.0001}, {0.0005, 1}} {
+		suggestions, err := Suggest(trace, curves, most)
+		require.NoError(t, err)
+		require.Len(t, suggestions, len(curves))
+		keeps := func(r Refused) bool {
+			return float64(r.Clients) <= most.Clients*2_365 && float64(r.Requests) <= most.Requests*30_969
+		}
+		for _, s := range suggestions {
+			assert.True(t, keeps(s.Refused), "%v: %+v", most, s)
+			smaller, err := Replay(trace, []ratelimit.Limit{s.Limit.Refill.Burst(s.Limit.Capacity - 1)}, nil)
+			require.NoError(t, err)
+			assert.False(t, keeps(smaller), "%v: %+v", most, s)
+		}
+	}
+}
