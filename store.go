@@ -209,7 +209,7 @@ func argumentError(err error) error {
 // of them it wraps.
 func errorf(format string, args ...any) error {
 	for i, arg := range args {
-		if err, ok := arg.(prefixedError); ok { //nolint:errorlint // An error of another's that wraps one is printed as it is.
+		if err, ok := arg.(prefixedError); ok { // Not one that is wrapped: that is printed as it is.
 			args[i] = innerError{err}
 		}
 	}

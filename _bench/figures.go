@@ -77,6 +77,9 @@ func (r *report) figures() (all []figure) {
 	ratio("Redis, 128 callers: takes/s", "redis/128", ulule, 1.6, true)
 	ratio("Redis, 128 callers: takes/s", "redis/128", redisRate, 2, true)
 	ratio("Redis, 128 callers: server CPU a take", "redis/128/cpu", ulule, .6, false)
+	if shares := r.values[oursByStore.name][failedOf("redis/128")]; len(shares) > 0 {
+		add(figure{"Redis, 128 callers: share of takes failed, worst pass", slices.Max(shares), 0, false, "%.2g", ""})
+	}
 	ratio("Redis, 16 callers: takes/s", "redis/16", ulule, 1, true)
 	ratio("Redis, 1 caller: takes/s", "redis/1", redisRate, 1, true)
 	for _, rtt := range linkRTTs {

@@ -37,7 +37,7 @@ func run() error {
 		quick  = flag.Bool("quick", false, "2 passes of 50ms with 100,000 keys")
 		only   = flag.String("only", "", "measure only what matches, for example '^memory/' or '^redis/.*/ulule'")
 		output = flag.String("o", "", "also write the report to this file")
-		bound  = flag.Duration("bound", 20*time.Minute, "begin no pass that may not end within this time")
+		bound  = flag.Duration("bound", 15*time.Minute, "begin no pass that may not end within this time")
 		// For the processes that this one starts.
 		scenarioName = flag.String("scenario", "", "measure this scenario alone and print it as JSON")
 		peerName     = flag.String("peer", "", "the contestant for -scenario")
@@ -93,7 +93,7 @@ func (r *report) measure(ctx context.Context, o options, passes int, bound time.
 			fmt.Fprintf(os.Stderr, "pass %d of %d, %s: %s\n", r.passes+1, passes, time.Since(start).Round(time.Second), s.name)
 			for i := range peers {
 				p := peers[(i+r.passes)%len(peers)] // So that nobody is always the first.
-				if !s.has(p) || !only.MatchString(s.name+"/"+p.name) || s.needsRedis() && o.redis == "" {
+				if !s.has(p) || !only.MatchString(s.name+"/"+p.name) || s.needsRedis() && o.redis == "" || s.isSlow() && r.passes >= slowPasses {
 					continue
 				}
 				m, err := measureApart(ctx, s, p, o)

@@ -68,7 +68,7 @@ func onRedis(name, address string, callers int, p peer, per limit, keys keyset, 
 	t := l.verdicts()
 	takes := float64(t.sum())
 	m := metrics{
-		name:            float64(time.Second) / perTake,
+		name:            float64(time.Second) / perTake * (1 - float64(t[failed])/takes), // An error is not a take.
 		name + "/p50":   microseconds(histograms[0].quantile(.5)),
 		name + "/p99":   microseconds(histograms[0].quantile(.99)),
 		name + "/p99ms": microseconds(histograms[0].quantile(.99)) / 1000,

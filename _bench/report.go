@@ -70,7 +70,7 @@ func (r *report) markdown() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `# Benchmarks
 
-This library beside its peers in one run of %s, %s. The machine is shared and noisy, so look at the ratios: every number is the median of the passes, in each of which all contestants of a table were measured one after the other, each in a process of its own, with the same limit and otherwise its defaults. Takes from memory and requests are timed in slices of 2 ms: slices in which the kernel gave a core to another process are left out, and of the others the mean of the middle half counts. A ~ says that in some pass too few slices were left.
+This library beside its peers in one run of %s, %s. The machine is shared and noisy, so look at the ratios: every number is the median of the passes (for links, real sockets and one hot key on Redis, of `+fmt.Sprint(slowPasses)+` at most), in each of which all contestants of a table were measured one after the other, each in a process of its own, with the same limit and otherwise its defaults. Takes from memory and requests are timed in slices of 2 ms: slices in which the kernel gave a core to another process are left out, and of the others the mean of the middle half counts. A ~ says that in some pass too few slices were left.
 
 A peer is *exact* if keys never share a bucket, and a bucket admits its capacity and what refills, no more and no less. The floor is no limiter: it does what every limiter has to do and nothing else. Ratios are to the fastest exact peer and to the floor.
 

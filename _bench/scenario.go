@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -87,6 +88,13 @@ type column struct {
 	format string // of the number
 	ratio  bool   // also show it in relation to the fastest exact peer and to the floor
 	more   bool   // more is better
+}
+
+// slowPasses is in how many passes the slow scenarios take part. Together they take as long as all others do.
+const slowPasses = 3
+
+func (s scenario) isSlow() bool {
+	return slices.ContainsFunc([]string{"link/", "socket/", "redis/hot/"}, func(prefix string) bool { return strings.HasPrefix(s.name, prefix) })
 }
 
 func (s scenario) needsRedis() bool {

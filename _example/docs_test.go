@@ -137,6 +137,7 @@ var imported = map[string]string{
 	"http":          "net/http",
 	"httptest":      "net/http/httptest",
 	"iplist":        "github.com/gin-ratelimit/ratelimit/extra/iplist",
+	"console":       "github.com/gin-ratelimit/ratelimit/console",
 	"limitconfig":   "github.com/gin-ratelimit/ratelimit/extra/limitconfig",
 	"log":           "log",
 	"prometheus":    "github.com/prometheus/client_golang/prometheus",

@@ -267,13 +267,15 @@ func parseRoute(text string) (r route, problem string) {
 	case method == "ANY":
 		return r, fmt.Sprintf("ANY is no method: write %q for every method", clip(pattern))
 	case strings.Contains(method, ","):
-		return r, fmt.Sprintf("one method a line: %q and so on, or %q for every method", clip(method[:strings.Index(method, ",")]+" "+pattern), clip(pattern))
+		first, _, _ := strings.Cut(method, ",")
+		return r, fmt.Sprintf("one method a line: %q and so on, or %q for every method", clip(first+" "+pattern), clip(pattern))
 	case method != strings.ToUpper(method):
 		return r, fmt.Sprintf("methods are written in capitals: %q", clip(strings.ToUpper(method)+" "+pattern))
 	case strings.ContainsFunc(method, func(c rune) bool { return c < 'A' || c > 'Z' }):
 		return r, fmt.Sprintf(`%q is no method: want capital letters, as in "GET /users/:id"`, clip(method))
 	case strings.Contains(pattern, "?"):
-		return r, fmt.Sprintf("a route has no query: write %q", clip(pattern[:strings.Index(pattern, "?")]))
+		path, _, _ := strings.Cut(pattern, "?")
+		return r, fmt.Sprintf("a route has no query: write %q", clip(path))
 	case strings.TrimSpace(pattern) != pattern:
 		return r, fmt.Sprintf("spaces belong to the route: write %q", clip(strings.TrimSpace(pattern)))
 	}

@@ -76,6 +76,6 @@ func TestEvictedAreCounted(t *testing.T) {
 		next, evicted := table.Rebuilt(&seeds, &limits, clock.Now())
 		require.Equal(t, 3, evicted)
 		require.Nil(t, table.Find(&late), "a slot of the old table is in use")
-		require.Equal(t, int64(9*limit.Scale.Token), next.Find(&late).State(&limits).At(clock.Now(), nil).Levels[0].Deficit)
+		require.Equal(t, 9*limit.Scale.Token, next.Find(&late).State(&limits).At(clock.Now(), nil).Levels[0].Deficit)
 	})
 }

@@ -637,6 +637,16 @@ var withRedis = map[string]func(*testing.T, *parts, string){
 		require.LessOrEqual(t, float64(admitted), 20+10*time.Since(start).Seconds(), "together")
 		require.Less(t, admitted, decided)
 	},
+	"docs/operations.md#the-console": func(t *testing.T, p *parts, where string) {
+		role := ""
+		p.router.Use(func(c *gin.Context) { c.Set("role", role) })
+		p.router.GET("/", newLimiter(ratelimit.WithLimit(ratelimit.PerHour(1).Burst(1))).Handle, ok200)
+		p.paste(t, where)
+		page := request{path: "/debug/ratelimit/"}
+		require.Equal(t, 403, p.send(page).StatusCode)
+		role = "admin"
+		require.Contains(t, body(t, p.send(page)), "1/h")
+	},
 	"docs/operations.md#very-busy-keys": func(t *testing.T, p *parts, where string) {
 		server := redistest.Start(t)
 		p.redisAddr = server.Addr

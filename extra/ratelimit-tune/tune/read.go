@@ -67,7 +67,7 @@ func (t *Trace) read(name string, from io.Reader) error {
 			}
 		}
 		if err != nil {
-			return nil
+			return nil //nolint:nilerr // The end of the file.
 		}
 	}
 }
