@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -31,22 +32,23 @@ type WarningCode string
 
 // The kinds of warnings.
 const (
-	WarnForgeableKey   WarningCode = "forgeable_key"     // a header that anybody can send changes the key
-	WarnPlatformHeader WarningCode = "platform_header"   // the same, by engine.TrustedPlatform: right if only the platform can connect
-	WarnUnstableKey    WarningCode = "unstable_key"      // two requests of one client have different keys
-	WarnUnixSocket     WarningCode = "unix_socket"       // the key is "" for all clients on a unix socket, and their address elsewhere
-	WarnDoubleCharge   WarningCode = "double_charge"     // a request is charged twice to the same buckets
-	WarnSharedName     WarningCode = "shared_name"       // limiters with different limits share their buckets
-	WarnEviction       WarningCode = "redis_eviction"    // Redis drops buckets when memory is short
-	WarnReplicaRouting WarningCode = "redis_replicas"    // a cluster's client is set up to read from replicas
-	WarnReplica        WarningCode = "redis_replica"     // the server is a replica, which takes no writes
-	WarnBudget         WarningCode = "redis_budget"      // the time budget has no room for a round trip to Redis
-	WarnTimeouts       WarningCode = "redis_timeouts"    // the client gives replies up before the time budget does
-	WarnPool           WarningCode = "redis_pool"        // the client's pool is too small
-	WarnLeasePeriod    WarningCode = "lease_period"      // WithLease's period is shorter than a call to Redis allows
-	WarnNotLeased      WarningCode = "not_leased"        // WithLease does nothing for the limiter
-	WarnUnlimited      WarningCode = "unlimited_route"   // no limiter stands on the route
-	WarnUnreadable     WarningCode = "unreadable_routes" // Gin's routes are not as this version knows them
+	WarnForgeableKey   WarningCode = "forgeable_key"       // a header that anybody can send changes the key
+	WarnCredentials    WarningCode = "made_up_credentials" // credentials that nobody has verified change the key
+	WarnPlatformHeader WarningCode = "platform_header"     // the same, by engine.TrustedPlatform: right if only the platform can connect
+	WarnUnstableKey    WarningCode = "unstable_key"        // two requests of one client have different keys
+	WarnUnixSocket     WarningCode = "unix_socket"         // the key is "" for all clients on a unix socket, and their address elsewhere
+	WarnDoubleCharge   WarningCode = "double_charge"       // a request is charged twice to the same buckets
+	WarnSharedName     WarningCode = "shared_name"         // limiters with different limits share their buckets
+	WarnEviction       WarningCode = "redis_eviction"      // Redis drops buckets when memory is short
+	WarnReplicaRouting WarningCode = "redis_replicas"      // a cluster's client is set up to read from replicas
+	WarnReplica        WarningCode = "redis_replica"       // the server is a replica, which takes no writes
+	WarnBudget         WarningCode = "redis_budget"        // the time budget has no room for a round trip to Redis
+	WarnTimeouts       WarningCode = "redis_timeouts"      // the client gives replies up before the time budget does
+	WarnPool           WarningCode = "redis_pool"          // the client's pool is too small
+	WarnLeasePeriod    WarningCode = "lease_period"        // WithLease's period is shorter than a call to Redis allows
+	WarnNotLeased      WarningCode = "not_leased"          // WithLease does nothing for the limiter
+	WarnUnlimited      WarningCode = "unlimited_route"     // no limiter stands on the route
+	WarnUnreadable     WarningCode = "unreadable_routes"   // Gin's routes are not as this version knows them
 )
 
 // String returns the warning in one line.
@@ -72,15 +74,14 @@ func (w Warning) LogValue() slog.Value {
 // or in a test, where what is meant to be so can be passed over by Code and Subject. Nothing is printed, and
 // nil means that nothing was found.
 //
-// It runs no handler. It does call the limiters' KeyFuncs, with made-up requests for "/" that carry no
-// credentials and come from addresses reserved for documentation; a KeyFunc that panics at that is not judged.
+// It runs no handler. It does call the limiters' KeyFuncs, with made-up requests for "/" that carry no credentials or
+// made-up ones, and come from addresses reserved for documentation; a KeyFunc that panics at that is not judged.
 // A [RedisStore]'s server is asked for its eviction policy and its role (INFO memory, INFO replication), and how long
 // that takes. All servers together have half a second, and if they do not answer, or the ACL does not permit it, nothing
 // is said of them.
 //
 // A limiter that another handler calls, as in if !internal(c) { limiter(c) }, cannot be seen, so its route
-// counts as one without; use [WithSkip], [When] or [Stack] instead. What a KeyFunc does for clients with credentials
-// cannot be seen either.
+// counts as one without; use [WithSkip], [When] or [Stack] instead.
 func Check(engine *gin.Engine) []Warning {
 	i := inspection{engine: engine}
 	routes, ok := routesOf(engine)
@@ -90,9 +91,10 @@ func Check(engine *gin.Engine) []Warning {
 
 // inspection is a Check under way.
 type inspection struct {
-	engine   *gin.Engine
-	limiters []placed
-	warnings []Warning
+	engine    *gin.Engine
+	limiters  []placed
+	forgeable []*Limiter // by made-up credentials
+	warnings  []Warning
 }
 
 func (i *inspection) run(routes []route, readable bool) {
@@ -110,6 +112,7 @@ func (i *inspection) run(routes []route, readable bool) {
 		}
 		for _, l := range limiters {
 			i.meet(l, r)
+			i.checkCredentials(l, r)
 		}
 		i.checkRoute(r, limiters)
 	}
@@ -158,6 +161,8 @@ type visitor struct {
 	peer   string
 	unix   bool
 	claims []string
+
+	credential, value string // a header of its own, and what it says
 }
 
 const (
@@ -190,6 +195,15 @@ func (v visitor) key(engine *gin.Engine, of KeyFunc) (key string, ok bool) {
 			value = "for=" + claimed
 		}
 		r.Header.Set(header, value)
+	}
+	switch v.credential {
+	case "":
+	case "Authorization":
+		r.Header.Set(v.credential, "Bearer "+v.value)
+	case "Cookie":
+		r.Header.Set(v.credential, "session="+v.value)
+	default:
+		r.Header.Set(v.credential, v.value)
 	}
 	c := gin.CreateTestContextOnly(nowhere{}, engine)
 	c.Request = r
@@ -272,6 +286,54 @@ func (i *inspection) checkKey(p placed) {
 			`on a unix socket its key is "", whatever the proxy in front says: all clients would share one bucket`,
 			"use FirstOf(ByRemoteIP, ByClientIP), and set engine.ForwardedByClientIP: that is the peer where it has an address, and else what the proxy says")
 	}
+}
+
+// checkCredentials finds limiters whose key made-up credentials change, on routes where nothing before them could have
+// verified any. Each is told of once.
+func (i *inspection) checkCredentials(l *Limiter, r route) {
+	if slices.Contains(i.forgeable, l) || r.mayAuthenticateBefore(l) {
+		return
+	}
+	for _, header := range []string{"Authorization", "X-Api-Key", "Api-Key", "X-Auth-Token", "Cookie"} {
+		one, okOne := visitor{peer: someone, credential: header, value: "made-up-1"}.key(i.engine, l.key)
+		again, _ := visitor{peer: someone, credential: header, value: "made-up-1"}.key(i.engine, l.key)
+		other, okOther := visitor{peer: someone, credential: header, value: "made-up-2"}.key(i.engine, l.key)
+		if okOne && okOther && one == again && one != other {
+			i.forgeable = append(i.forgeable, l)
+			i.warn(WarnCredentials, placed{l, r.name()}.String(),
+				"made-up values of "+header+" have keys of their own, and nothing before the limiter could refuse them: a client that makes them up is not limited",
+				"register what authenticates before the limiter, and count by what it has verified, as with ByValue(\"user_id\")")
+			return
+		}
+	}
+}
+
+// noAuthentication is the packages whose handlers verify nobody.
+var noAuthentication = []string{
+	"github.com/gin-ratelimit/ratelimit", "github.com/gin-gonic/gin",
+	"github.com/gin-contrib/cors", "github.com/gin-contrib/gzip", "github.com/gin-contrib/requestid",
+	"github.com/gin-contrib/timeout", "github.com/gin-contrib/sessions",
+	"go.opentelemetry.io/contrib/instrumentation/github.com/gin-gonic/gin/otelgin",
+}
+
+// mayAuthenticateBefore reports whether a handler before the limiter may be one that authenticates: any that is not known
+// to do something else.
+func (r route) mayAuthenticateBefore(l *Limiter) bool {
+	for _, handler := range r.handlers {
+		p := &probe{}
+		p.look(handler)
+		if slices.Contains(p.found, l) {
+			return false
+		}
+		name := runtime.FuncForPC(reflect.ValueOf(handler).Pointer()).Name()
+		if strings.HasPrefix(name, "github.com/gin-gonic/gin.BasicAuth") || !slices.ContainsFunc(noAuthentication, func(pkg string) bool {
+			rest, ok := strings.CutPrefix(name, pkg)
+			return ok && (strings.HasPrefix(rest, ".") || strings.HasPrefix(rest, "/"))
+		}) {
+			return true
+		}
+	}
+	return false
 }
 
 // believes reports whether a header changes the key of somebody who could be anybody.

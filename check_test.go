@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -68,7 +69,7 @@ func TestCheck(t *testing.T) {
 			e.GET("/users/:id/books/*title", forbidden)
 			e.Group("/api", forbidden, byTen(WithName("api"))).POST("/users", byTen(WithName("users")), forbidden)
 			e.PUT("/uploads", byTen(WithKeyFunc(ByRoute)), forbidden)
-			e.DELETE("/uploads", byTen(WithKeyFunc(FirstOf(ByBearerToken, ByHeader("X-API-Key"), ByClientIP))), forbidden)
+			e.DELETE("/uploads", authenticates, byTen(WithKeyFunc(FirstOf(ByBearerToken, ByHeader("X-API-Key"), ByClientIP))), forbidden)
 			e.HEAD("/uploads", byTen(WithKeyFunc(Join(ByRoute, ByClientIP))), forbidden)
 		}, nil},
 		{"behind a proxy", func(e *gin.Engine) {
@@ -107,7 +108,7 @@ func TestCheck(t *testing.T) {
 			limiter := byTen()
 			e.GET("/", limiter, forbidden)
 			e.GET("/again", limiter, forbidden)
-			e.GET("/a", byTen(WithName("a"), WithKeyFunc(FirstOf(ByBearerToken, ByClientIP))), forbidden)
+			e.GET("/a", authenticates, byTen(WithName("a"), WithKeyFunc(FirstOf(ByBearerToken, ByClientIP))), forbidden)
 			e.GET("/b", byTen(WithName("b"), WithKeyFunc(ByRoute)), forbidden)
 		}, []string{
 			`forgeable_key: limiter "default" on GET /: the engine believes X-Forwarded-For and X-Real-Ip from everybody` + byEngine,
@@ -491,5 +492,34 @@ func TestCheckLeases(t *testing.T) {
 	require.ElementsMatch(t, []WarningCode{WarnLeasePeriod, WarnNotLeased, WarnNotLeased, WarnNotLeased}, warningCodes(warnings), "%v", warnings)
 	for _, w := range warnings {
 		require.NotContains(t, w.Subject, `"fine"`)
+	}
+}
+
+var authenticates = gin.BasicAuth(gin.Accounts{"ann": "secret"})
+
+// A key that made-up credentials change is a mistake where nothing before the limiter could have verified them.
+func TestCheckCredentials(t *testing.T) {
+	byToken := func() gin.HandlerFunc {
+		return New(WithRefillRate(PerMinute(5)), WithKeyFunc(FirstOf(ByBearerToken, ByClientIP)))
+	}
+	for name, c := range map[string]struct {
+		handlers []gin.HandlerFunc
+		warned   bool
+	}{
+		"nothing before":         {handlers: []gin.HandlerFunc{byToken()}, warned: true},
+		"recovery before":        {handlers: []gin.HandlerFunc{gin.Recovery(), byToken()}, warned: true},
+		"another limiter before": {handlers: []gin.HandlerFunc{New(WithRefillRate(PerMinute(9)), WithName("outer")), byToken()}, warned: true},
+		"by a header of keys":    {handlers: []gin.HandlerFunc{New(WithRefillRate(PerMinute(5)), WithKeyFunc(ByHeader("X-API-Key")))}, warned: true},
+		"by address":             {handlers: []gin.HandlerFunc{New(WithRefillRate(PerMinute(5)))}},
+		"by what was set":        {handlers: []gin.HandlerFunc{New(WithRefillRate(PerMinute(5)), WithKeyFunc(FirstOf(ByValue("user_id"), ByClientIP)))}},
+		"authenticates before":   {handlers: []gin.HandlerFunc{authenticates, byToken()}},
+		"authenticates behind":   {handlers: []gin.HandlerFunc{byToken(), authenticates}, warned: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			router := gin.New()
+			check(t, router.SetTrustedProxies(nil))
+			router.GET("/", append(c.handlers, func(*gin.Context) {})...)
+			require.Equal(t, c.warned, slices.Contains(warningCodes(Check(router)), WarnCredentials), "%v", Check(router))
+		})
 	}
 }
