@@ -365,3 +365,39 @@ func TestMemoryKeysOfAllLengths(t *testing.T) {
 		t.Errorf("%d keys, want %d", n, len(keys))
 	}
 }
+
+// A give-back goes to the bucket that took: tokens of a key's own bucket do not fill the overflow bucket that other keys
+// share, and tokens of the overflow bucket go back there.
+func TestMemoryStoreGiveBackAmongOverflow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		limits := []ratelimit.Limit{perHour}
+		store := ratelimit.NewMemoryStore(ratelimit.WithMaxKeys(1))
+		own := mustTake(t, store, "own", 5, perHour)
+		if _, err := store.Reset(ctx, "own"); err != nil {
+			t.Fatal(err)
+		}
+		var shared ratelimit.Result
+		for i := range 100 { // Fills all places, and then the overflow buckets of all shards.
+			for range 6 {
+				if r := mustTake(t, store, fmt.Sprint("flood", i), 1, perHour); r.Allowed && r.Source == ratelimit.SourceOverflow {
+					shared = r
+				}
+			}
+		}
+		if r := mustTake(t, store, "own", 1, perHour); r.Allowed || r.Source != ratelimit.SourceOverflow {
+			t.Fatalf("%+v: want a refusal of the overflow bucket", r)
+		}
+		if _, err := store.Adjust(ctx, "own", ratelimit.Adjustment{N: 5, Limits: limits, Receipt: own.Receipt}); err != nil {
+			t.Fatal(err)
+		}
+		if r := mustTake(t, store, "own", 1, perHour); r.Allowed {
+			t.Errorf("%+v: a give-back of a key's own bucket has filled the one that all share", r)
+		}
+		if _, err := store.Adjust(ctx, "own", ratelimit.Adjustment{N: 1, Limits: limits, Receipt: shared.Receipt}); err != nil {
+			t.Fatal(err)
+		}
+		if r := mustTake(t, store, "own", 1, perHour); !r.Allowed || r.Source != ratelimit.SourceOverflow {
+			t.Errorf("%+v: a give-back of the overflow bucket has not come back to it", r)
+		}
+	})
+}
