@@ -123,6 +123,11 @@ func f26Clients(t *testing.T, c *trial) {
 		"RouteByLatency": {RouteByLatency: true},
 		"RouteRandomly":  {RouteRandomly: true},
 	} {
+		if options.RouteByLatency && testing.Short() {
+			// Short runs are under the race detector, and go-redis 9.23 writes to the client of a new node beside the
+			// goroutine that measures its latency.
+			continue
+		}
 		options.Addrs, options.Dialer, options.ContextTimeoutEnabled, options.MaxRetries = replicated.Addrs(), far, true, 3
 		client := redis.NewClusterClient(&options)
 		defer client.Close()
