@@ -87,6 +87,29 @@ func TestWaitingClientThatLeavesGivesItsPlaceBack(t *testing.T) {
 	}
 }
 
+// A place in the queue that would be left again is not reserved: until then it would hold others back.
+func TestWaitsNoLongerThanTheDeadline(t *testing.T) {
+	for _, test := range []struct{ deadline, maxWait time.Duration }{
+		{deadline: 500 * time.Millisecond, maxWait: 500 * time.Millisecond},
+		{deadline: time.Minute, maxWait: 3 * time.Second},
+		{deadline: -time.Second, maxWait: time.Microsecond}, // 0 would be a take without a queue.
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var asked ratelimit.Take
+			memory := ratelimit.NewMemoryStore()
+			limiter := newLimiter(t, ratelimit.WithName("a"), ratelimit.WithMaxWait(3*time.Second),
+				storeOption(func(ctx context.Context, key string, take ratelimit.Take) (ratelimit.Result, error) {
+					asked = take
+					return memory.Take(ctx, key, take)
+				}))
+			ctx, cancel := context.WithTimeout(context.Background(), test.deadline)
+			defer cancel()
+			getWith(ctx, featureEngine(limiter.Handle))
+			require.Equal(t, test.maxWait, asked.MaxWait)
+		})
+	}
+}
+
 func TestShadowDoesNotHoldBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limiter := newLimiter(t, ratelimit.WithCapacity(1), ratelimit.WithMaxWait(time.Second), ratelimit.WithShadow())

@@ -37,6 +37,19 @@ func TestApplyHeldUp(t *testing.T) {
 	})
 }
 
+// Of two takes that have read the same instant, the second must look again.
+func TestSwapAfterAnother(t *testing.T) {
+	clock, seeds, table, limits := NewClock(), NewSeeds(), NewTable(), Limits{}
+	limit, key := tenPerSecond(&limits), seeds.Key("key")
+	now := clock.Now()
+	table.Insert(&key, limit, limit.Scale.Token, now)
+	slot := table.Find(&key)
+	full, meta := slot.fullAt.Load(), slot.meta.Load()
+	require.True(t, slot.swap(full, full+1, meta, limit, now))
+	require.False(t, slot.swap(full, full+2, meta, limit, now))
+	require.Equal(t, full+1, slot.fullAt.Load())
+}
+
 // A take that has found a slot just before it dies looks again.
 func TestApplyDeadSlot(t *testing.T) {
 	clock, seeds, table, limits := NewClock(), NewSeeds(), NewTable(), Limits{}
