@@ -92,7 +92,7 @@ func TestDeadConnectionsInThePool(t *testing.T) {
 func TestRedirectedTakesTakeTurns(t *testing.T) {
 	nodes := redistest.Cluster(t, 3)
 	runner := New(nodes.Client(), patient)
-	const callers = 4 * mostFollowing
+	const callers = 4 * maxFollowing
 	limits := perDay(callers+1, 1)
 	_, err := runner.Change(t.Context(), "key", limits, one)
 	require.NoError(t, err)
@@ -180,21 +180,21 @@ func TestWorkOfATake(t *testing.T) {
 // The less time a round trip leaves of the budget, the less a take waits for its flight.
 func TestFlightsLeaveCloserWhereTimeIsShort(t *testing.T) {
 	for _, c := range []struct {
-		rtt         time.Duration
-		conns, most int
-		apart       time.Duration
+		rtt           time.Duration
+		conns, atOnce int
+		apart         time.Duration
 	}{
-		{rtt: 20 * time.Millisecond, conns: 100, most: 16, apart: 1250 * time.Microsecond},
-		{rtt: 30 * time.Millisecond, conns: 100, most: 16, apart: 1875 * time.Microsecond},
-		{rtt: 40 * time.Millisecond, conns: 100, most: 32, apart: 1250 * time.Microsecond},
-		{rtt: 40 * time.Millisecond, conns: 20, most: 20, apart: 2 * time.Millisecond},
-		{rtt: 60 * time.Millisecond, conns: 100, most: 16, apart: 3750 * time.Microsecond},
+		{rtt: 20 * time.Millisecond, conns: 100, atOnce: 16, apart: 1250 * time.Microsecond},
+		{rtt: 30 * time.Millisecond, conns: 100, atOnce: 16, apart: 1875 * time.Microsecond},
+		{rtt: 40 * time.Millisecond, conns: 100, atOnce: 32, apart: 1250 * time.Microsecond},
+		{rtt: 40 * time.Millisecond, conns: 20, atOnce: 20, apart: 2 * time.Millisecond},
+		{rtt: 60 * time.Millisecond, conns: 100, atOnce: 16, apart: 3750 * time.Microsecond},
 	} {
 		t.Run(fmt.Sprint(c.rtt, ", ", c.conns, " connections"), func(t *testing.T) {
 			n := &node{config: Config{Budget: 50 * time.Millisecond}, conns: c.conns, ready: c.conns}
 			n.roundTrip.add(time.Now(), c.rtt)
-			most, apart := n.schedule()
-			require.Equal(t, c.most, most)
+			atOnce, apart := n.schedule()
+			require.Equal(t, c.atOnce, atOnce)
 			require.Equal(t, c.apart, apart)
 		})
 	}
