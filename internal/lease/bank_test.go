@@ -252,7 +252,7 @@ func randomHistory(t *testing.T, r *rand.Rand) (leased int) {
 			return loses && random.IntN(10) == 0, loses && random.IntN(10) == 0
 		}}
 		book, crashes := b.book(period, l), r.IntN(4) == 0
-		largest := int64(1 + r.IntN(3)*r.IntN(4))
+		maxTake := int64(1 + r.IntN(3)*r.IntN(4))
 		for range 1 + r.IntN(4) {
 			pause, busy := time.Duration(1+r.IntN(4000))*time.Microsecond, rand.New(rand.NewPCG(r.Uint64(), 3))
 			all.Go(func() {
@@ -268,7 +268,7 @@ func randomHistory(t *testing.T, r *rand.Rand) (leased int) {
 					default:
 						time.Sleep(time.Duration(busy.Int64N(int64(pause))))
 					}
-					b.taker(book, 1+busy.Int64N(largest))
+					b.taker(book, 1+busy.Int64N(maxTake))
 				}
 			})
 		}
