@@ -6,9 +6,9 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 )
 
-// Ban shuts a key out when it keeps coming although it is refused: After refusals in quick succession start a
-// ban of For. If that goes on when the ban is over, the next one is twice as long, up to Max, and so on; with
-// time that is forgiven. During a ban a take is refused and changes nothing. The zero Ban is none.
+// Ban shuts a key out whose requests keep coming although they are refused: After refusals in quick succession start a
+// ban of For. If that happens again soon after the ban, the next one is twice as long, and so on up to Max. In time,
+// earlier bans are forgotten. During a ban a take is refused and changes nothing. The zero Ban is none.
 //
 // Fewer than After refusals within any Within never start a ban, and twice as many always do; between the two
 // it depends on how they are spread.
