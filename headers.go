@@ -176,7 +176,8 @@ func (d *decision) writeHeaders(h http.Header) {
 	}
 	if l.headers == nil {
 		if d.earlier == nil && d.limiter.cost == nil {
-			writeXHeaders(h, &d.result, l.capacityText(&d.result), &d.xHeaders) // The usual case. Needs no lock: without WithCost, no copy of the context can settle d meanwhile.
+			// The usual case. It needs no lock: without WithCost, no copy of the context can settle d meanwhile.
+			writeXHeaders(h, &d.result, l.capacityText(&d.result), &d.xHeaders)
 			return
 		}
 		tightest := d.tightest()

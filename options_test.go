@@ -66,7 +66,7 @@ func TestWrongOptions(t *testing.T) {
 		{with(ratelimit.WithLimit(slices.Repeat([]ratelimit.Limit{ratelimit.PerHour(5).Burst(5)}, 32)...)),
 			"WithLimit: 32 limits, that of WithRefillRate not counted: at most 32 in all"},
 		{options{ratelimit.WithCapacity(5)},
-			"WithCapacity(5) needs WithRefillRate: say how fast the bucket refills, for example WithRefillRate(PerSecond(10))"},
+			"WithCapacity(5) needs WithRefillRate, for how fast the bucket refills: for example WithRefillRate(PerSecond(10))"},
 		{with(ratelimit.WithLimit(ratelimit.Limit{Capacity: -1, Refill: ratelimit.PerHour(5)})),
 			`WithLimit(5/h burst -1): capacity -1 of limit "5/h burst -1": must be at least 1`},
 		{with(ratelimit.WithLimit(ratelimit.Limit{Capacity: 5})),
