@@ -330,7 +330,7 @@ func TestOptions(t *testing.T) {
 	for _, want := range []string{
 		"limitconfig: option 0 is nil",
 		"limitconfig: WithKeyFunc(nil): needs a KeyFunc, for example ratelimit.ByClientIP",
-		"limitconfig: WithPlan(nil): needs a function that tells a request's plan",
+		"limitconfig: WithPlan(nil): needs a function that returns a request's plan",
 	} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v lacks %s", err, want)

@@ -37,8 +37,8 @@ func TestMistakes(t *testing.T) {
 		"{}":                         `line 1: default: is missing: write the limits for all other requests, as in "default: 100/m"`,
 		"\nroutes: {}":               `line 2: default: is missing: write the limits for all other requests, as in "default: 100/m"`,
 		"default: 1/s\n---\na: b":    `line 2: a second document begins: put all into one`,
-		"default: 1/s\ndefault: 2":   `line 2: default: stands twice, first in line 1: remove one`,
-		"default: 1/s\n'default': 2": `line 2: default: stands twice, first in line 1: remove one`,
+		"default: 1/s\ndefault: 2":   `line 2: default: is given twice, first in line 1: remove one`,
+		"default: 1/s\n'default': 2": `line 2: default: is given twice, first in line 1: remove one`,
 		"default: 1/s\nplan: {}":     `line 2: unknown field "plan": want default, routes, plans or keys`,
 		"default: 1/s\nGET /x: 1/s":  `line 2: unknown field "GET /x": want default, routes, plans or keys`,
 		"default:":                   `line 1: default: is empty` + limit,
@@ -76,14 +76,14 @@ func TestMistakes(t *testing.T) {
 		"default: 1/s\nroutes: {'GET,POST /x': 1/s}": `line 2: routes["GET,POST /x"]: one method a line: "GET /x" and so on, or "/x" for every method`,
 		"default: 1/s\nroutes: {G3T /x: 1/s}":        `line 2: routes["G3T /x"]: "G3T" is no method: want capital letters, as in "GET /users/:id"`,
 		"default: 1/s\nroutes: {[a]: 1/s}":           `line 2: routes: a name is a list: want text`,
-		"default: 1/s\nroutes:\n /x: 1/s\n /x: 2":    `line 4: routes["/x"]: stands twice, first in line 3: remove one`,
+		"default: 1/s\nroutes:\n /x: 1/s\n /x: 2":    `line 4: routes["/x"]: is given twice, first in line 3: remove one`,
 
 		"default: 1/s\nplans: {p: {}}":                  `line 2: plans["p"]: is empty: give limits, as in "100/m", or default and routes`,
 		"default: 1/s\nplans: {p: }":                    `line 2: plans["p"]: is empty` + limit,
 		"default: 1/s\nplans: {p: {limit: 1/s}}":        `line 2: plans["p"]: unknown field "limit": want default or routes`,
 		"default: 1/s\nplans: {p: {plans: {}}}":         `line 2: plans["p"]: unknown field "plans": want default or routes`,
 		"default: 1/s\nplans: {p: {routes: {/x: [1]}}}": `line 2: plans["p"].routes["/x"][0]: rate "1"` + rate,
-		"default: 1/s\nplans: {'': 1/s}":                `line 2: plans[""]: "" is requests without a plan: theirs are the default and routes of the document`,
+		"default: 1/s\nplans: {'': 1/s}":                `line 2: plans[""]: "" is requests without a plan: they have the default and routes of the document`,
 		"default: 1/s\nplans: {q: 1/s}":                 `line 2: plans["q"]: there is no such plan: WithPlan names ["p"]`,
 		"default: &d 1/s\nplans: {p: {<<: {}}}":         `line 2: plans["p"]: "<<" merges nothing here: write the fields out, or give a whole value by its alias`,
 		"default: 1/s\nplans: &p {p: *p}":               `line 2: plans["p"]: unknown field "p": want default or routes`,
@@ -107,7 +107,7 @@ func TestMistakes(t *testing.T) {
 			t.Errorf("%q:\n got %v\nwant limitconfig: %s", document, err, want)
 		}
 	}
-	if _, err := Load([]byte("default: 1/s\nplans: {p: 1/s}")); err == nil || err.Error() != `limitconfig: line 2: plans["p"]: no function tells a request's plan: load with WithPlan` {
+	if _, err := Load([]byte("default: 1/s\nplans: {p: 1/s}")); err == nil || err.Error() != `limitconfig: line 2: plans["p"]: no function returns a request's plan: load with WithPlan` {
 		t.Error(err)
 	}
 }
