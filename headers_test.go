@@ -54,9 +54,9 @@ func TestHeadersOfSeveralLimits(t *testing.T) {
 			status       int
 			state, retry string
 		}{
-			{200, `"api";r=1;t=1, "api:2";r=99;t=3564, "api:3";r=2;t=172800`, ""},
-			{200, `"api";r=0;t=1, "api:2";r=98;t=3528, "api:3";r=1;t=86400`, ""},
-			{429, `"api";r=0;t=1, "api:2";r=98;t=3528, "api:3";r=1;t=86400`, "1"},
+			{status: 200, state: `"api";r=1;t=1, "api:2";r=99;t=3564, "api:3";r=2;t=172800`},
+			{status: 200, state: `"api";r=0;t=1, "api:2";r=98;t=3528, "api:3";r=1;t=86400`},
+			{status: 429, state: `"api";r=0;t=1, "api:2";r=98;t=3528, "api:3";r=1;t=86400`, retry: "1"},
 		} {
 			w := get(engine)
 			require.Equal(t, want.status, w.Code)

@@ -30,11 +30,11 @@ func TestClientThatHasGone(t *testing.T) {
 		status  int
 		ran     bool
 	}{
-		"before":                        {ctx, nil, 200, true},
-		"and nothing is left":           {ctx, options{costOf(9)}, 429, false},
-		"and the store says so":         {ctx, options{ratelimit.WithName("a"), obedientStore(), ratelimit.WithErrorHandler(never)}, 200, true},
-		"the server's own deadline":     {late, nil, 200, true},
-		"the deadline, and store obeys": {late, options{ratelimit.WithName("a"), obedientStore(), ratelimit.WithErrorHandler(ratelimit.FailClosed)}, 503, false},
+		"before":                        {ctx: ctx, status: 200, ran: true},
+		"and nothing is left":           {ctx: ctx, options: options{costOf(9)}, status: 429},
+		"and the store says so":         {ctx: ctx, options: options{ratelimit.WithName("a"), obedientStore(), ratelimit.WithErrorHandler(never)}, status: 200, ran: true},
+		"the server's own deadline":     {ctx: late, status: 200, ran: true},
+		"the deadline, and store obeys": {ctx: late, options: options{ratelimit.WithName("a"), obedientStore(), ratelimit.WithErrorHandler(ratelimit.FailClosed)}, status: 503},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ran := false

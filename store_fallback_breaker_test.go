@@ -20,13 +20,13 @@ func TestBreakerCountsFailuresInARow(t *testing.T) {
 		calls []bool
 		want  bool
 	}{
-		{"four", 5, []bool{ill, ill, ill, ill}, false},
-		{"five", 5, []bool{ill, ill, ill, ill, ill}, true},
-		{"not in a row", 5, []bool{ill, ill, ill, ill, well, ill, ill, ill, ill}, false},
-		{"in a row at last", 5, []bool{ill, ill, well, ill, well, ill, ill, ill, ill, ill}, true},
-		{"after many successes", 2, []bool{well, well, well, well, ill, well, well, ill, ill}, true},
-		{"one", 1, []bool{well, ill}, true},
-		{"every other", 2, []bool{ill, well, ill, well, ill, well, ill, well}, false},
+		{name: "four", after: 5, calls: []bool{ill, ill, ill, ill}},
+		{name: "five", after: 5, calls: []bool{ill, ill, ill, ill, ill}, want: true},
+		{name: "not in a row", after: 5, calls: []bool{ill, ill, ill, ill, well, ill, ill, ill, ill}},
+		{name: "in a row at last", after: 5, calls: []bool{ill, ill, well, ill, well, ill, ill, ill, ill, ill}, want: true},
+		{name: "after many successes", after: 2, calls: []bool{well, well, well, well, ill, well, well, ill, ill}, want: true},
+		{name: "one", after: 1, calls: []bool{well, ill}, want: true},
+		{name: "every other", after: 2, calls: []bool{ill, well, ill, well, ill, well, ill, well}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			primary := newFickleStore()
@@ -59,12 +59,12 @@ func TestWhatIsNoFailure(t *testing.T) {
 		err        error
 		byFallback bool
 	}{
-		{"an argument", context.Background(), fmt.Errorf("cost: %w", ratelimit.ErrArgument), false},
-		{"foreign state", context.Background(), fmt.Errorf("key: %w", ratelimit.ErrForeignState), false},
-		{"a client that has gone", cancelled, context.Canceled, false},
-		{"a client that has gone, and a store that fails", cancelled, errDown, false},
-		{"a caller's deadline", late, context.DeadlineExceeded, false},
-		{"a cancellation of somebody else's", context.Background(), fmt.Errorf("closing: %w", context.Canceled), true},
+		{name: "an argument", ctx: context.Background(), err: fmt.Errorf("cost: %w", ratelimit.ErrArgument)},
+		{name: "foreign state", ctx: context.Background(), err: fmt.Errorf("key: %w", ratelimit.ErrForeignState)},
+		{name: "a client that has gone", ctx: cancelled, err: context.Canceled},
+		{name: "a client that has gone, and a store that fails", ctx: cancelled, err: errDown},
+		{name: "a caller's deadline", ctx: late, err: context.DeadlineExceeded},
+		{name: "a cancellation of somebody else's", ctx: context.Background(), err: fmt.Errorf("closing: %w", context.Canceled), byFallback: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -318,8 +318,8 @@ func TestFallbackStoreTakesWithOptions(t *testing.T) {
 		primary, fallback ratelimit.Store
 		wait              time.Duration
 	}{
-		{"the primary waits", ratelimit.NewMemoryStore(), deadStore{}, 100 * time.Millisecond},
-		{"the fallback waits", deadStore{}, ratelimit.NewMemoryStore(), 200 * time.Millisecond}, // At half the rate.
+		{name: "the primary waits", primary: ratelimit.NewMemoryStore(), fallback: deadStore{}, wait: 100 * time.Millisecond},
+		{name: "the fallback waits", primary: deadStore{}, fallback: ratelimit.NewMemoryStore(), wait: 200 * time.Millisecond}, // At half the rate.
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

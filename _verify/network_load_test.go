@@ -49,11 +49,11 @@ func TestN04CallersThatComeTogether(t *testing.T) {
 		callers int
 		pool    int // connections, 0 for go-redis' default
 	}{
-		{15 * time.Millisecond, 64, 0},
-		{20 * time.Millisecond, 64, 0},
-		{20 * time.Millisecond, 240, 0},
-		{30 * time.Millisecond, 64, 128},
-		{40 * time.Millisecond, 64, 0},
+		{rtt: 15 * time.Millisecond, callers: 64, pool: 0},
+		{rtt: 20 * time.Millisecond, callers: 64, pool: 0},
+		{rtt: 20 * time.Millisecond, callers: 240, pool: 0},
+		{rtt: 30 * time.Millisecond, callers: 64, pool: 128},
+		{rtt: 40 * time.Millisecond, callers: 64, pool: 0},
 	} {
 		var cold, warm [2]share
 		for i := range 2 {

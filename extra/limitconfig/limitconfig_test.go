@@ -82,23 +82,23 @@ func TestTheManual(t *testing.T) {
 	c := mustLoad(t, manual(t), WithPlan(planOf, "pro", "enterprise"))
 	c.key = byHeaders
 	for _, test := range []struct{ method, pattern, key, plan, limits, bucket string }{
-		{"GET", "/", "a", "", "100/m burst 200", "a"},
-		{"GET", "", "a", "", "100/m burst 200", "a"}, // no route
-		{"GET", "/", "a", "unheard of", "100/m burst 200", "a"},
-		{"GET", "/", "a", "pro", "1000/m", "a"},
-		{"POST", "/login", "a", "", "5/m", "@11:POST /logina"},
-		{"POST", "/login", "a", "pro", "5/m", "@11:POST /logina"}, // a strict route is strict for all plans
-		{"GET", "/login", "a", "pro", "1000/m", "a"},
-		{"PUT", "/search", "a", "pro", "10/s, 1000/h", "@7:/searcha"},
-		{"PUT", "/search", "a", "enterprise", "100/s", "@7:/searcha"},
-		{"PUT", "/", "a", "enterprise", "50/s burst 500, 100000/h", "a"},
-		{"GET", "/", "192.0.2.7", "pro", "1000/s", "192.0.2.7"},
-		{"POST", "/login", "192.0.2.7", "pro", "5/m", "@11:POST /login192.0.2.7"},
-		{"GET", "/", "2001:db8::/64", "enterprise", "1/s", "2001:db8::/64"},
-		{"POST", "/login", "2001:db8::/64", "enterprise", "1/h", "@11:POST /login2001:db8::/64"},
-		{"GET", "/search", "2001:db8::/64", "enterprise", "100/s", "@7:/search2001:db8::/64"},
-		{"POST", "/login", "", "", "5/m", "@11:POST /login"},
-		{"GET", "/", "@1", "", "100/m burst 200", "@0:@1"},
+		{method: "GET", pattern: "/", key: "a", limits: "100/m burst 200", bucket: "a"},
+		{method: "GET", key: "a", limits: "100/m burst 200", bucket: "a"}, // no route
+		{method: "GET", pattern: "/", key: "a", plan: "unheard of", limits: "100/m burst 200", bucket: "a"},
+		{method: "GET", pattern: "/", key: "a", plan: "pro", limits: "1000/m", bucket: "a"},
+		{method: "POST", pattern: "/login", key: "a", limits: "5/m", bucket: "@11:POST /logina"},
+		{method: "POST", pattern: "/login", key: "a", plan: "pro", limits: "5/m", bucket: "@11:POST /logina"}, // a strict route is strict for all plans
+		{method: "GET", pattern: "/login", key: "a", plan: "pro", limits: "1000/m", bucket: "a"},
+		{method: "PUT", pattern: "/search", key: "a", plan: "pro", limits: "10/s, 1000/h", bucket: "@7:/searcha"},
+		{method: "PUT", pattern: "/search", key: "a", plan: "enterprise", limits: "100/s", bucket: "@7:/searcha"},
+		{method: "PUT", pattern: "/", key: "a", plan: "enterprise", limits: "50/s burst 500, 100000/h", bucket: "a"},
+		{method: "GET", pattern: "/", key: "192.0.2.7", plan: "pro", limits: "1000/s", bucket: "192.0.2.7"},
+		{method: "POST", pattern: "/login", key: "192.0.2.7", plan: "pro", limits: "5/m", bucket: "@11:POST /login192.0.2.7"},
+		{method: "GET", pattern: "/", key: "2001:db8::/64", plan: "enterprise", limits: "1/s", bucket: "2001:db8::/64"},
+		{method: "POST", pattern: "/login", key: "2001:db8::/64", plan: "enterprise", limits: "1/h", bucket: "@11:POST /login2001:db8::/64"},
+		{method: "GET", pattern: "/search", key: "2001:db8::/64", plan: "enterprise", limits: "100/s", bucket: "@7:/search2001:db8::/64"},
+		{method: "POST", pattern: "/login", limits: "5/m", bucket: "@11:POST /login"},
+		{method: "GET", pattern: "/", key: "@1", limits: "100/m burst 200", bucket: "@0:@1"},
 	} {
 		ran := false
 		inside(test.method, test.pattern, test.key, test.plan, func(gc *gin.Context) {

@@ -56,19 +56,19 @@ func TestGiveBackByHand(t *testing.T) {
 		n, now        int64
 		deficit, want int64
 	}{
-		{"at once", Back{At: 100, Deficits: []int64{60}}, 10, 100, 60, 0},
-		{"a part at once", Back{At: 100, Deficits: []int64{60}}, 3, 100, 60, 42},
-		{"half refilled", Back{At: 100, Deficits: []int64{60}}, 10, 130, 60, 30},
-		{"all refilled", Back{At: 100, Deficits: []int64{60}}, 10, 160, 60, 60},
-		{"a part of which nothing has refilled yet", Back{At: 100, Deficits: []int64{60}}, 3, 130, 60, 42},
-		{"never above full", Back{At: 100, Deficits: []int64{60}}, 10, 100, 12, 0},
-		{"the clock a little behind", Back{At: 100, Deficits: []int64{60}}, 10, 99, 60, 0},
-		{"the clock set back", Back{At: 100 + LateTolerance + 1, Deficits: []int64{60}}, 10, 100, 60, 60},
-		{"the last place in the queue", Back{At: 100, Deficits: []int64{66}, Leave: true}, 1, 103, 63, 57},
-		{"a place with one behind it", Back{At: 100, Deficits: []int64{66}, Leave: true}, 1, 103, 69, 69},
-		{"a place of two with one behind it", Back{At: 100, Deficits: []int64{72}, Leave: true}, 2, 100, 78, 72},
-		{"served, and others wait", Back{At: 100, Deficits: []int64{60}, Queued: true}, 1, 100, 66, 66},
-		{"served, and nobody waits", Back{At: 100, Deficits: []int64{54}, Queued: true}, 1, 100, 60, 54},
+		{name: "at once", back: Back{At: 100, Deficits: []int64{60}}, n: 10, now: 100, deficit: 60, want: 0},
+		{name: "a part at once", back: Back{At: 100, Deficits: []int64{60}}, n: 3, now: 100, deficit: 60, want: 42},
+		{name: "half refilled", back: Back{At: 100, Deficits: []int64{60}}, n: 10, now: 130, deficit: 60, want: 30},
+		{name: "all refilled", back: Back{At: 100, Deficits: []int64{60}}, n: 10, now: 160, deficit: 60, want: 60},
+		{name: "a part of which nothing has refilled yet", back: Back{At: 100, Deficits: []int64{60}}, n: 3, now: 130, deficit: 60, want: 42},
+		{name: "never above full", back: Back{At: 100, Deficits: []int64{60}}, n: 10, now: 100, deficit: 12, want: 0},
+		{name: "the clock a little behind", back: Back{At: 100, Deficits: []int64{60}}, n: 10, now: 99, deficit: 60, want: 0},
+		{name: "the clock set back", back: Back{At: 100 + LateTolerance + 1, Deficits: []int64{60}}, n: 10, now: 100, deficit: 60, want: 60},
+		{name: "the last place in the queue", back: Back{At: 100, Deficits: []int64{66}, Leave: true}, n: 1, now: 103, deficit: 63, want: 57},
+		{name: "a place with one behind it", back: Back{At: 100, Deficits: []int64{66}, Leave: true}, n: 1, now: 103, deficit: 69, want: 69},
+		{name: "a place of two with one behind it", back: Back{At: 100, Deficits: []int64{72}, Leave: true}, n: 2, now: 100, deficit: 78, want: 72},
+		{name: "served, and others wait", back: Back{At: 100, Deficits: []int64{60}, Queued: true}, n: 1, now: 100, deficit: 66, want: 66},
+		{name: "served, and nobody waits", back: Back{At: 100, Deficits: []int64{54}, Queued: true}, n: 1, now: 100, deficit: 60, want: 54},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			change := Change{N: c.n, Back: &c.back}
