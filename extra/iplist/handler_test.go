@@ -9,7 +9,10 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
-func init() { gin.SetMode(gin.TestMode) }
+func TestMain(m *testing.M) {
+	gin.SetMode(gin.TestMode)
+	m.Run()
+}
 
 // request answers a request from peer by handlers, and behind them 200.
 func request(peer, forwardedFor string, trusted []string, handlers ...gin.HandlerFunc) *httptest.ResponseRecorder {

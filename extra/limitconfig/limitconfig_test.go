@@ -19,7 +19,10 @@ import (
 	"github.com/gin-ratelimit/ratelimit"
 )
 
-func init() { gin.SetMode(gin.TestMode) }
+func TestMain(m *testing.M) {
+	gin.SetMode(gin.TestMode)
+	m.Run()
+}
 
 func byHeaders(c *gin.Context) string { return c.GetHeader("Key") }
 
