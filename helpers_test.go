@@ -16,6 +16,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/gin-ratelimit/ratelimit"
@@ -231,9 +232,7 @@ func (p *fickleStore) Reset(ctx context.Context, key string) (bool, error) {
 func newFallback(t testing.TB, primary, fallback ratelimit.Store, opts ...ratelimit.FallbackOption) *ratelimit.FallbackStore {
 	t.Helper()
 	s, err := ratelimit.NewFallbackStore(primary, fallback, opts...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return s
 }
 
@@ -255,9 +254,7 @@ func fallbackTake(s ratelimit.Store, n int) string {
 
 func wantText(t *testing.T, what, got, want string) {
 	t.Helper()
-	if got != want {
-		t.Errorf("%s:\ngot  %s\nwant %s", what, got, want)
-	}
+	assert.Equal(t, want, got, what)
 }
 
 // tripBreaker makes the breaker open by its default of five failures.
@@ -265,14 +262,10 @@ func tripBreaker(t *testing.T, s *ratelimit.FallbackStore, primary *fickleStore)
 	t.Helper()
 	primary.failsWith(errDown)
 	for i := range 5 {
-		if s.Degraded() {
-			t.Fatalf("degraded after %d failures", i)
-		}
+		require.False(t, s.Degraded(), "after %d failures", i)
 		fallbackTake(s, 0)
 	}
-	if !s.Degraded() {
-		t.Fatal("not degraded after 5 failures")
-	}
+	require.True(t, s.Degraded(), "after 5 failures")
 }
 
 // deadStore is a Store that is not there.
@@ -342,9 +335,7 @@ func patient() ratelimit.RedisOption { return ratelimit.WithTimeout(20 * time.Se
 func redisStore(t *testing.T, client redis.UniversalClient, opts ...ratelimit.RedisOption) *ratelimit.RedisStore {
 	t.Helper()
 	store, err := ratelimit.NewRedisStore(client, append([]ratelimit.RedisOption{patient(), ratelimit.WithDenyCache(0)}, opts...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return store
 }
 
@@ -359,9 +350,7 @@ func frozenRedis(tb testing.TB) (*redistest.Server, *redistest.Clock) {
 func mustTake(t *testing.T, store ratelimit.Store, key string, n int, limits ...ratelimit.Limit) ratelimit.Result {
 	t.Helper()
 	r, err := store.Take(ctx, key, ratelimit.Take{N: n, Limits: limits})
-	if err != nil {
-		t.Fatalf("Take(%q, %d): %v", key, n, err)
-	}
+	require.NoError(t, err, "Take(%q, %d)", key, n)
 	return r
 }
 
@@ -387,13 +376,11 @@ type keyIn struct {
 func look(t *testing.T, client *redis.Client, key string) keyIn {
 	t.Helper()
 	dump, err := client.Dump(ctx, key).Result()
-	if err != nil && !errors.Is(err, redis.Nil) {
-		t.Fatal(err)
+	if !errors.Is(err, redis.Nil) {
+		require.NoError(t, err)
 	}
 	ttl, err := client.PTTL(ctx, key).Result()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return keyIn{dump, ttl}
 }
 
@@ -406,8 +393,6 @@ func mustTakeEventually(t *testing.T, store ratelimit.Store) {
 		if err == nil {
 			return
 		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
+		require.True(t, time.Now().Before(deadline), "still failing: %v", err)
 	}
 }

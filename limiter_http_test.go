@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/gin-gonic/gin"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/gin-ratelimit/ratelimit"
@@ -22,7 +23,7 @@ func TestClientThatHasGone(t *testing.T) {
 	cancel()
 	late, cancelLate := context.WithTimeout(t.Context(), -1)
 	defer cancelLate()
-	never := func(*gin.Context, error) { t.Error("an aborting client is no failing store") }
+	never := func(*gin.Context, error) { assert.Fail(t, "a client that aborts is no failure of the store") }
 
 	for name, c := range map[string]struct {
 		ctx     context.Context
@@ -172,8 +173,7 @@ func TestUpgrade(t *testing.T) {
 		client := listen(t, serving(perMinute(1), func(c *gin.Context) {
 			remaining := c.Writer.Header().Get("X-RateLimit-Remaining")
 			hijacked, buffer, err := c.Writer.Hijack()
-			if err != nil {
-				t.Error(err)
+			if !assert.NoError(t, err) {
 				return
 			}
 			defer func() { _ = hijacked.Close() }()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/gin-ratelimit/ratelimit"
@@ -38,7 +39,7 @@ func hot(t testing.TB, store ratelimit.Store, key string, limits ...ratelimit.Li
 			return r, taken
 		}
 	}
-	t.Fatal("never leased")
+	require.Fail(t, "never leased")
 	return r, taken
 }
 
@@ -116,8 +117,7 @@ func TestLeaseSharedBucket(t *testing.T) {
 			all.Go(func() {
 				for time.Since(began) < 1500*time.Millisecond {
 					r, err := store.Take(ctx, "shared", ratelimit.Take{N: 1, Limits: []ratelimit.Limit{limit}})
-					if err != nil {
-						t.Error(err)
+					if !assert.NoError(t, err) {
 						return
 					}
 					if r.Allowed {

@@ -4,7 +4,7 @@ import (
 	"testing"
 )
 
-// A give-back by big numbers: no more than is left of what was missing after the take.
+// A give-back, computed with big numbers, is worth no more than is left of what was missing after the take.
 func TestGiveBacks(t *testing.T) {
 	r := newNumbers(t)
 	partly, nothing, left := 0, 0, 0
@@ -79,7 +79,7 @@ func TestGiveBackByHand(t *testing.T) {
 	}
 }
 
-// What is left of a take after an adjustment: less after a give-back, more after a debt.
+// Less is left of a take after a give-back, and more after a debt.
 func TestLeft(t *testing.T) {
 	scales := []Scale{{Capacity: 10, Token: 6, PerTick: 1}, {Capacity: 10, Token: 1, PerTick: 3}}
 	deficits := []int64{60, 2}
@@ -93,7 +93,7 @@ func TestLeft(t *testing.T) {
 	}
 }
 
-// Several buckets change together or not at all, and what is not asked for only refills.
+// Several buckets change together or not at all, and buckets that are not asked for only refill.
 func TestStateApply(t *testing.T) {
 	fast, slow := Scale{Capacity: 5, Token: 1, PerTick: 1}, Scale{Capacity: 5, Token: 100, PerTick: 1}
 	var s State

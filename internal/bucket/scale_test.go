@@ -19,20 +19,20 @@ func newNumbers(t *testing.T) numbers {
 	return numbers{rand.New(rand.NewPCG(seed, 0))}
 }
 
-// upTo returns a number from 0 to most, each order of magnitude as likely as the next, and both ends often.
-func (r numbers) upTo(most int64) int64 {
+// upTo returns a number from 0 to n, each order of magnitude as likely as the next, and both ends often.
+func (r numbers) upTo(n int64) int64 {
 	switch r.IntN(16) {
 	case 0:
 		return 0
 	case 1:
 		return most
 	}
-	return min(most, r.Int64N(1<<r.IntN(63)))
+	return min(n, r.Int64N(1<<r.IntN(63)))
 }
 
-func (r numbers) from1To(most int64) int64 { return max(1, r.upTo(most)) }
+func (r numbers) from1To(n int64) int64 { return max(1, r.upTo(n)) }
 
-// scale returns one that is valid.
+// scale returns a valid scale.
 func (r numbers) scale() Scale {
 	for {
 		capacity, tokens, nanoseconds := r.from1To(MaxUnits), r.from1To(math.MaxInt64), r.from1To(math.MaxInt64)
@@ -227,7 +227,7 @@ func TestTakeOver(t *testing.T) {
 	}
 }
 
-// To and fro between two sizes of token mints nothing: what is missing is never less than before.
+// Converting between two sizes of token, to and fro, mints nothing: what is missing is never less than before.
 func TestConvertMintsNothing(t *testing.T) {
 	r := newNumbers(t)
 	for range bucketRounds / 10 {
@@ -243,8 +243,8 @@ func TestConvertMintsNothing(t *testing.T) {
 	}
 }
 
-// Whatever limits take turns on a bucket, together they admit no more than the largest capacity and the largest rate
-// do, and what is refused is admitted after its wait and not before.
+// Whatever limits take in turns from a bucket, together they admit no more than the largest capacity and the largest rate
+// would, and a refused take is admitted after its wait, and not before.
 func TestLimitsInTurns(t *testing.T) {
 	r := newNumbers(t)
 	refused := 0
@@ -298,13 +298,13 @@ func TestMulDivUp(t *testing.T) {
 	r := newNumbers(t)
 	for range bucketRounds {
 		c := r.from1To(MaxUnits)
-		a, b := r.Int64N(c), r.from1To(MaxUnits) // as convert has it: a part of c
+		a, b := r.Int64N(c), r.from1To(MaxUnits) // as in convert, a is a part of c
 		same(t, "MulDivUp", MulDivUp(a, b, c), ceilDiv(mul(a, b), bigInt(c)), a, b, c)
 	}
 }
 
 func TestBounds(t *testing.T) {
-	// Whatever can be in a bucket and be added to it fits an int64, and a double.
+	// The largest values that a bucket can hold, and that can be added to it, fit an int64 and a double.
 	if MaxUnits != 1<<52 || MaxDeficit != 1<<53-1 || bits.Len64(MaxDeficit+MaxDeficit) > 63 {
 		t.Errorf("MaxUnits %d, MaxDeficit %d", int64(MaxUnits), int64(MaxDeficit))
 	}
@@ -315,7 +315,7 @@ func TestBounds(t *testing.T) {
 	}
 }
 
-// A take that was refused is admitted after the wait that it was told, and refused a tick earlier.
+// A refused take is admitted after its RetryAfter, and refused a tick earlier.
 func FuzzRetryAfter(f *testing.F) {
 	f.Add(int64(10), int64(10), int64(1e9), int64(1_000_000), int64(1))
 	f.Add(int64(5000), int64(1), int64(86400e6), int64(0), int64(5000))
@@ -347,14 +347,14 @@ func FuzzRetryAfter(f *testing.F) {
 	})
 }
 
-// What no unit test would find: a rate whose sum over a year is off by one.
+// A rate whose sum over a year is off by one, which no other unit test would find.
 func TestRatesAreExactOverYears(t *testing.T) {
 	r := newNumbers(t)
 	for range 200 {
 		s := r.scale()
 		s.Capacity = max(2, min(s.Capacity, 1000))
 		if s.Capacity > MaxUnits/s.Token || s.PerTick > s.Token {
-			continue // where more than a token comes back in a tick, the bucket is full in between
+			continue // More than a token comes back in a tick, so the bucket is full in between.
 		}
 		one := Change{N: 1}
 		deficit, now := s.Size(), int64(0)

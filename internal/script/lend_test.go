@@ -14,7 +14,7 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
-// The script lends what bucket.State lends, to the unit, between takes, debts and give-backs of others.
+// The script lends exactly what bucket.State lends, between takes, debts and give-backs of others.
 func TestLendAsState(t *testing.T) {
 	ctx := context.Background()
 	server := redistest.Start(t, redistest.WithClock())

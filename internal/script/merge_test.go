@@ -12,13 +12,14 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
-// merging returns a merger on a server that knows the script, and that it takes for one.
+// merging returns a merger that may merge, on a server that knows the script.
 func merging(t *testing.T, client *redis.Client) *merger {
 	t.Helper()
 	require.NoError(t, client.ScriptLoad(t.Context(), text).Err())
@@ -147,8 +148,8 @@ func TestMergedTakesThatRedisRefusesAreNotCharged(t *testing.T) {
 	require.EqualValues(t, 10, client.DBSize(ctx).Val())
 }
 
-// TestMergingNeedsOneServer has many callers take of many keys, from a server and through a proxy that sends each
-// script to where its first key lives.
+// TestMergingNeedsOneServer has many callers take from many keys, on one server and through a proxy that sends each script
+// to the server of its first key.
 func TestMergingNeedsOneServer(t *testing.T) {
 	shards := []*redis.Client{redistest.Start(t).Client(), redistest.Start(t).Client()}
 	proxy := func(shards []*redis.Client) string {
@@ -186,8 +187,7 @@ func TestMergingNeedsOneServer(t *testing.T) {
 			taking.Go(func() {
 				for range takes {
 					r, err := runner.Change(context.Background(), fmt.Sprint(rand.IntN(keys)), perDay(capacity, 1), one)
-					if err != nil {
-						t.Error(err)
+					if !assert.NoError(t, err) {
 						return
 					}
 					if r.Allowed {
