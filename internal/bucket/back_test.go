@@ -17,15 +17,15 @@ func TestGiveBacks(t *testing.T) {
 			elapsed = max(0, s.UntilFull(after)-r.Int64N(3)+1) // around the moment at which all has refilled
 		}
 		back := Back{At: at, Deficits: []int64{after}, Leave: r.IntN(3) == 0, Queued: r.IntN(2) == 0}
-		rest := most(zero, sub(bigInt(after), mul(elapsed, s.PerTick)))
-		want := least(mul(n, s.Token), rest)
+		rest := maxOf(zero, sub(bigInt(after), mul(elapsed, s.PerTick)))
+		want := minOf(mul(n, s.Token), rest)
 		switch {
 		case back.Leave:
-			want = sub(want, most(zero, sub(bigInt(deficit), rest)))
+			want = sub(want, maxOf(zero, sub(bigInt(deficit), rest)))
 		case back.Queued && bigInt(deficit).Cmp(mul(s.Capacity, s.Token)) > 0:
 			want = zero
 		}
-		want = most(zero, want)
+		want = maxOf(zero, want)
 		switch {
 		case want.Sign() == 0:
 			nothing++
@@ -37,7 +37,7 @@ func TestGiveBacks(t *testing.T) {
 		}
 		c := Change{N: n, Back: &back}
 		got, allowed := c.Of(0, &s, deficit, at+elapsed)
-		same(t, "give-back", got, most(zero, sub(bigInt(deficit), want)), s, back, deficit, n, elapsed)
+		same(t, "give-back", got, maxOf(zero, sub(bigInt(deficit), want)), s, back, deficit, n, elapsed)
 		if !allowed {
 			t.Fatal("a give-back was refused")
 		}

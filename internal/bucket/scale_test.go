@@ -25,7 +25,7 @@ func (r numbers) upTo(n int64) int64 {
 	case 0:
 		return 0
 	case 1:
-		return most
+		return n
 	}
 	return min(n, r.Int64N(1<<r.IntN(63)))
 }
@@ -39,8 +39,8 @@ func (r numbers) scale() Scale {
 		if r.IntN(2) == 0 {
 			tokens, nanoseconds = r.from1To(1e9), 1e9*r.from1To(86400)
 		}
-		if s, most := NewScale(capacity, tokens, nanoseconds); most > 0 {
-			s.Capacity = min(s.Capacity, most)
+		if s, maxCapacity := NewScale(capacity, tokens, nanoseconds); maxCapacity > 0 {
+			s.Capacity = min(s.Capacity, maxCapacity)
 			return s
 		}
 	}
@@ -54,14 +54,14 @@ func add(a, b *big.Int) *big.Int { return new(big.Int).Add(a, b) }
 
 func sub(a, b *big.Int) *big.Int { return new(big.Int).Sub(a, b) }
 
-func least(a, b *big.Int) *big.Int {
+func minOf(a, b *big.Int) *big.Int {
 	if a.Cmp(b) < 0 {
 		return a
 	}
 	return b
 }
 
-func most(a, b *big.Int) *big.Int {
+func maxOf(a, b *big.Int) *big.Int {
 	if a.Cmp(b) > 0 {
 		return a
 	}
@@ -102,7 +102,7 @@ func TestNewScale(t *testing.T) {
 		if !perTick.Denom().IsInt64() || s.Token != perTick.Denom().Int64() || s.PerTick != perTick.Num().Int64() || s.Capacity != capacity {
 			t.Fatalf("%d of %d tokens in %d ns: got %+v, want %v", capacity, tokens, nanoseconds, s, perTick)
 		}
-		same(t, "most", limit, new(big.Int).Div(bigInt(MaxUnits), bigInt(s.Token)), tokens, nanoseconds)
+		same(t, "max capacity", limit, new(big.Int).Div(bigInt(MaxUnits), bigInt(s.Token)), tokens, nanoseconds)
 	}
 	if valid < bucketRounds/10 {
 		t.Errorf("only %d of %d rates were valid", valid, bucketRounds)
@@ -118,13 +118,13 @@ func TestRefill(t *testing.T) {
 		}
 		want := deficit
 		if ticks > 0 {
-			left := most(zero, sub(bigInt(deficit), mul(ticks, s.PerTick)))
+			left := maxOf(zero, sub(bigInt(deficit), mul(ticks, s.PerTick)))
 			want = left.Int64()
 		}
 		same(t, "refill", s.Refill(deficit, ticks), bigInt(want), s, deficit, ticks)
 		same(t, "untilFull", s.UntilFull(deficit), ceilDiv(bigInt(deficit), bigInt(s.PerTick)), s, deficit)
 		same(t, "remaining", s.Remaining(deficit),
-			new(big.Int).Div(most(zero, sub(mul(s.Capacity, s.Token), bigInt(deficit))), bigInt(s.Token)), s, deficit)
+			new(big.Int).Div(maxOf(zero, sub(mul(s.Capacity, s.Token), bigInt(deficit))), bigInt(s.Token)), s, deficit)
 	}
 	s := Scale{10, 100, 3}
 	for _, ticks := range []int64{0, -1, math.MinInt64} {
@@ -158,7 +158,7 @@ func TestTakes(t *testing.T) {
 			t.Fatalf("take of %d from %+v with %d missing: allowed is %v", n, s, deficit, allowed)
 		}
 		if n <= s.Capacity {
-			lack := most(zero, sub(after, mul(s.Capacity, s.Token)))
+			lack := maxOf(zero, sub(after, mul(s.Capacity, s.Token)))
 			same(t, "retry", c.Retry(&s, deficit), ceilDiv(lack, bigInt(s.PerTick)), s, deficit, n)
 		}
 	}
@@ -170,7 +170,7 @@ func TestDebts(t *testing.T) {
 		s, deficit, n := r.scale(), r.upTo(MaxDeficit), r.upTo(MaxDeficit)
 		c := Change{N: n, Debt: true}
 		got, allowed := c.Of(0, &s, deficit, 0)
-		same(t, "debt", got, least(bigInt(MaxDeficit), add(bigInt(deficit), mul(n, s.Token))), s, deficit, n)
+		same(t, "debt", got, minOf(bigInt(MaxDeficit), add(bigInt(deficit), mul(n, s.Token))), s, deficit, n)
 		if !allowed {
 			t.Fatalf("a debt of %d to %+v with %d missing was refused", n, s, deficit)
 		}
@@ -193,7 +193,7 @@ func TestTakeOver(t *testing.T) {
 		if from.Token != to.Token {
 			whole, part := new(big.Int).DivMod(missing, bigInt(from.Token), new(big.Int))
 			missing = add(new(big.Int).Mul(whole, bigInt(to.Token)), ceilDiv(new(big.Int).Mul(part, bigInt(to.Token)), bigInt(from.Token)))
-			missing = least(missing, bigInt(MaxDeficit))
+			missing = minOf(missing, bigInt(MaxDeficit))
 		}
 		same(t, "convert", convert(deficit, from.Token, to.Token), missing, from, to, deficit)
 
@@ -203,7 +203,7 @@ func TestTakeOver(t *testing.T) {
 				kept.Capacity = from.Capacity
 				larger++
 			} else {
-				missing = least(missing, mul(to.Capacity, to.Token))
+				missing = minOf(missing, mul(to.Capacity, to.Token))
 				forgotten++
 			}
 		}
@@ -212,7 +212,7 @@ func TestTakeOver(t *testing.T) {
 			ticks = max(0, from.UntilFull(deficit)+r.Int64N(3)-1) // around the moment of fullness by the old limit
 		}
 		// No more tokens than the new limit can hold, of a bucket of the size that is kept.
-		want := most(sub(missing, mul(ticks, to.PerTick)), mul(kept.Capacity-to.Capacity, to.Token))
+		want := maxOf(sub(missing, mul(ticks, to.PerTick)), mul(kept.Capacity-to.Capacity, to.Token))
 		if mul(ticks, from.PerTick).Cmp(bigInt(deficit)) >= 0 {
 			want, kept = zero, to
 		}
@@ -283,9 +283,9 @@ func TestLimitsInTurns(t *testing.T) {
 			}
 			deficit, by, last = left+kept.Size()-s.Size(), kept, now
 			admitted += take.N
-			most := new(big.Rat).Mul(rate, new(big.Rat).SetInt64(now))
-			if most.Add(most, new(big.Rat).SetInt64(capacity)).Cmp(new(big.Rat).SetInt64(admitted)) < 0 {
-				t.Fatalf("%+v admitted %d in %d ticks, which is more than %v", limits, admitted, now, most)
+			bound := new(big.Rat).Mul(rate, new(big.Rat).SetInt64(now))
+			if bound.Add(bound, new(big.Rat).SetInt64(capacity)).Cmp(new(big.Rat).SetInt64(admitted)) < 0 {
+				t.Fatalf("%+v admitted %d in %d ticks, which is more than %v", limits, admitted, now, bound)
 			}
 		}
 	}
@@ -326,8 +326,8 @@ func FuzzRetryAfter(f *testing.F) {
 		if capacity < 1 || tokens < 1 || nanoseconds < 1 || deficit < 0 || deficit > MaxDeficit || n < 0 {
 			t.Skip()
 		}
-		s, most := NewScale(capacity, tokens, nanoseconds)
-		if capacity > most || n > capacity {
+		s, maxCapacity := NewScale(capacity, tokens, nanoseconds)
+		if capacity > maxCapacity || n > capacity {
 			t.Skip()
 		}
 		c := Change{N: n}

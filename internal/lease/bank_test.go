@@ -182,8 +182,8 @@ func (b *bank) windows() []int64 {
 }
 
 func rate(capacity, tokens int64, per time.Duration) bucket.Scale {
-	s, most := bucket.NewScale(capacity, tokens, int64(per))
-	if capacity > most {
+	s, maxCapacity := bucket.NewScale(capacity, tokens, int64(per))
+	if capacity > maxCapacity {
 		panic("not a limit")
 	}
 	return s

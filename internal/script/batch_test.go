@@ -24,8 +24,8 @@ var (
 
 // perDay is one limit.
 func perDay(capacity, tokens int64) *Limits {
-	s, most := bucket.NewScale(capacity, tokens, int64(24*time.Hour))
-	if most < capacity {
+	s, maxCapacity := bucket.NewScale(capacity, tokens, int64(24*time.Hour))
+	if maxCapacity < capacity {
 		panic("no such limit")
 	}
 	return NewLimits([]bucket.Scale{s})

@@ -31,8 +31,8 @@ func TestLendAsState(t *testing.T) {
 		var state bucket.State
 		all := make([]bucket.Scale, 1+r.IntN(3))
 		for i := range all {
-			scale, most := bucket.NewScale(1+r.Int64N(1<<r.IntN(20)), 1+r.Int64N(1<<r.IntN(10)), int64(1+r.IntN(1000))*int64(time.Millisecond))
-			require.LessOrEqual(t, scale.Capacity, most)
+			scale, maxCapacity := bucket.NewScale(1+r.Int64N(1<<r.IntN(20)), 1+r.Int64N(1<<r.IntN(10)), int64(1+r.IntN(1000))*int64(time.Millisecond))
+			require.LessOrEqual(t, scale.Capacity, maxCapacity)
 			all[i] = scale
 		}
 		for range 50 {
