@@ -23,13 +23,13 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
-// TestMain sets Gin's mode, for the internal tests too: it is a global of Gin's.
+// TestMain sets Gin's mode, which is global, for all tests of this directory.
 func TestMain(m *testing.M) {
 	gin.SetMode(gin.TestMode)
 	m.Run()
 }
 
-// perMinute is a limiter of so many requests at once, of which that many come back over a minute.
+// perMinute is a limiter of so many tokens, which refills as many a minute.
 func perMinute(tokens int, opts ...ratelimit.Option) gin.HandlerFunc {
 	return ratelimit.New(append(opts, ratelimit.WithRefillRate(ratelimit.PerMinute(tokens)))...)
 }
@@ -95,7 +95,7 @@ func statuses(h http.Handler, paths ...string) []int {
 	return codes
 }
 
-// spyStore is a MemoryStore of which some calls can be looked at or answered differently.
+// spyStore is a MemoryStore some of whose calls can be observed, or replaced.
 type spyStore struct {
 	ratelimit.Store
 	take func(ctx context.Context, key string, take ratelimit.Take) (ratelimit.Result, error)
@@ -105,7 +105,7 @@ func (s spyStore) Take(ctx context.Context, key string, take ratelimit.Take) (ra
 	return s.take(ctx, key, take)
 }
 
-// errStore says what no client may read.
+// errStore has a text that no client may read.
 var errStore = errors.New("dial tcp 10.0.0.7:6379: password hunter2 refused")
 
 // downStore cannot decide anything.
@@ -119,7 +119,7 @@ func storeOption(take func(context.Context, string, ratelimit.Take) (ratelimit.R
 	return ratelimit.WithStore(spyStore{ratelimit.NewMemoryStore(), take})
 }
 
-// obedientStore stops where the request is over, as a store must not, though many will.
+// obedientStore gives up when the request's context ends. A store should not, but many will.
 func obedientStore() ratelimit.Option {
 	return storeOption(func(ctx context.Context, _ string, _ ratelimit.Take) (ratelimit.Result, error) {
 		<-ctx.Done()
@@ -127,7 +127,7 @@ func obedientStore() ratelimit.Option {
 	})
 }
 
-// pipes is a network inside this process: a bubble's clock would not move while a real socket is waited for.
+// pipes is a network inside this process: while goroutines wait for a real socket, a bubble's clock does not move.
 type pipes struct {
 	conns  chan net.Conn
 	closed chan struct{}
@@ -180,7 +180,7 @@ func open(t *testing.T, client *http.Client, read func(*http.Response)) {
 
 var errDown = errors.New("down")
 
-// fickleStore is a Store that a test can make ill: every call asks how first, unless that is nil.
+// fickleStore is a Store that a test can make fail: every call first calls how, unless that is nil.
 type fickleStore struct {
 	ratelimit.Store
 	how   atomic.Pointer[func() error]
@@ -236,10 +236,10 @@ func newFallback(t testing.TB, primary, fallback ratelimit.Store, opts ...rateli
 	return s
 }
 
-// tenAnHour is ten tokens that come back within the hour: none, as far as a short test is concerned.
+// tenAnHour is ten tokens that come back within an hour, so none during a short test.
 var tenAnHour = []ratelimit.Limit{{Capacity: 10, Refill: ratelimit.PerHour(10)}}
 
-// fallbackTake takes n and returns who decided, and how many tokens are left, or the error.
+// fallbackTake takes n and returns which store decided, and how many tokens are left, or the error.
 func fallbackTake(s ratelimit.Store, n int) string {
 	r, err := s.Take(context.Background(), "key", ratelimit.Take{N: n, Limits: tenAnHour})
 	if err != nil {
@@ -268,7 +268,7 @@ func tripBreaker(t *testing.T, s *ratelimit.FallbackStore, primary *fickleStore)
 	require.True(t, s.Degraded(), "after 5 failures")
 }
 
-// deadStore is a Store that is not there.
+// deadStore is a Store that cannot be reached.
 type deadStore struct{}
 
 func (deadStore) Take(context.Context, string, ratelimit.Take) (ratelimit.Result, error) {
@@ -285,7 +285,7 @@ func (deadStore) Look(context.Context, string, []ratelimit.Limit) (ratelimit.Usa
 
 func (deadStore) Reset(context.Context, string) (bool, error) { return false, errDown }
 
-// remembering is a Store that need not ask to refuse the key "refused".
+// remembering is a Store that refuses the key "refused" from memory.
 type remembering struct{ *fickleStore }
 
 func (s remembering) Take(ctx context.Context, key string, take ratelimit.Take) (ratelimit.Result, error) {
@@ -323,15 +323,14 @@ var (
 	ctx = context.Background()
 
 	ten = []ratelimit.Limit{{Capacity: 10, Refill: ratelimit.PerSecond(10)}}
-	// still has no token to give for as long as a test takes.
+	// still does not refill while a test runs.
 	still = []ratelimit.Limit{{Capacity: 1_000_000, Refill: ratelimit.Every(time.Hour)}}
 )
 
 // patient is a budget for tests that are not about the budget, on a machine that may be busy.
 func patient() ratelimit.RedisOption { return ratelimit.WithTimeout(20 * time.Second) }
 
-// redisStore returns a store that asks Redis every time: what is remembered by this process's clock would be wrong by
-// one that stands still.
+// redisStore returns a store without a deny cache, which would go by this process's clock, and not by the frozen one.
 func redisStore(t *testing.T, client redis.UniversalClient, opts ...ratelimit.RedisOption) *ratelimit.RedisStore {
 	t.Helper()
 	store, err := ratelimit.NewRedisStore(client, append([]ratelimit.RedisOption{patient(), ratelimit.WithDenyCache(0)}, opts...)...)
@@ -339,7 +338,7 @@ func redisStore(t *testing.T, client redis.UniversalClient, opts ...ratelimit.Re
 	return store
 }
 
-// frozenRedis is a server whose clock stands still but for Advance.
+// frozenRedis is a server whose clock only Advance moves.
 func frozenRedis(tb testing.TB) (*redistest.Server, *redistest.Clock) {
 	tb.Helper()
 	server := redistest.Start(tb, redistest.WithClock())
@@ -354,7 +353,7 @@ func mustTake(t *testing.T, store ratelimit.Store, key string, n int, limits ...
 	return r
 }
 
-// escaped is a key as it stands in Redis after the prefix.
+// escaped is a key as it is stored in Redis after the prefix.
 func escaped(key string) string {
 	var text strings.Builder
 	for _, b := range []byte(key) {
@@ -384,7 +383,7 @@ func look(t *testing.T, client *redis.Client, key string) keyIn {
 	return keyIn{dump, ttl}
 }
 
-// mustTakeEventually waits for a store that is starting or recovering, for a while.
+// mustTakeEventually takes as soon as a store that is starting or recovering lets it, within 10 s.
 func mustTakeEventually(t *testing.T, store ratelimit.Store) {
 	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)

@@ -187,7 +187,7 @@ func TestErrorHandlers(t *testing.T) {
 				require.Equal(t, c.status, a.status)
 				require.Equal(t, c.body, a.body)
 				require.NotContains(t, fmt.Sprint(a), "hunter2")
-				if strings.HasPrefix(name, "one that") { // The others leave no trace: what makes answers of errors would tell.
+				if strings.HasPrefix(name, "one that") { // The others leave nothing in c.Errors, or the middleware that makes responses of it would show it.
 					require.Len(t, errs, 1)
 					require.ErrorIs(t, errs[0], errStore)
 				} else {
@@ -275,7 +275,7 @@ func TestObservers(t *testing.T) {
 	})
 }
 
-// A hook of the user's that panics must leave nothing locked and nothing half done.
+// A user's hook that panics must leave nothing locked, and nothing half done.
 func TestHooksThatPanic(t *testing.T) {
 	for hook, c := range map[string]struct {
 		options   func(boom func()) options

@@ -88,8 +88,8 @@ func TestMethods(t *testing.T) {
 	require.NotEmpty(t, a.body)
 }
 
-// Other middleware may write to the values in a header map; that must reach neither another value of the
-// same response nor another response.
+// Other middleware may write to the values in a header map. That must change neither another value of the same response nor
+// another response.
 func TestHeaderValuesAreNotShared(t *testing.T) {
 	var first http.Header
 	h := serving(

@@ -231,7 +231,7 @@ func TestNamesOnOneStore(t *testing.T) {
 	require.Equal(t, []int{200, 429}, statuses(router, "/login", "/search"))
 }
 
-// A name must not be able to reach into another's keys: "a" + "b:c" is not "a:b" + "c".
+// A limiter's keys must not be mistaken for those of another name: "a" + "b:c" is not "a:b" + "c".
 func TestNamesAreNoPrefixes(t *testing.T) {
 	var keys []string
 	spy := storeOption(func(_ context.Context, key string, take ratelimit.Take) (ratelimit.Result, error) {

@@ -63,7 +63,7 @@ func TestWaitingClientThatLeavesGivesItsPlaceBack(t *testing.T) {
 		}, code: 499, reason: "gone", next: 500 * time.Millisecond},
 		{name: "runs out of time", end: func(ctx context.Context) (context.Context, context.CancelFunc) {
 			return context.WithTimeout(ctx, 500*time.Millisecond)
-		}, code: http.StatusTooManyRequests, reason: "refused", next: time.Second}, // At once: its turn would come too late.
+		}, code: http.StatusTooManyRequests, reason: "refused", next: time.Second}, // At once, because its turn would come too late.
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -108,7 +108,7 @@ func TestWrongOptions(t *testing.T) {
 	}
 }
 
-// Values that are fine in themselves, and too large together.
+// Each value is valid by itself, but together they are too large.
 func TestTooLargeOptions(t *testing.T) {
 	for name, c := range map[string]struct {
 		options options
@@ -156,7 +156,7 @@ func TestEveryMistakeAtOnce(t *testing.T) {
 	}, about)
 }
 
-// A wrong rate hides no other mistake.
+// A wrong rate does not hide other mistakes.
 func TestEveryMistakeAtOnceWithAWrongRate(t *testing.T) {
 	for _, rate := range []options{nil, {ratelimit.WithRefillRate(ratelimit.PerSecond(0))}} {
 		texts := mistakes(t, append(rate, ratelimit.WithCapacity(-1))...)
@@ -177,7 +177,7 @@ func TestDefaults(t *testing.T) {
 	require.Equal(t, 200, ask(h, peer("192.0.2.2:1")).status, "the key is the client's address")
 }
 
-// One list of options may make several limiters, and what it holds is not kept.
+// A list of options may be used for several limiters, and changing its slices later changes none of them.
 func TestOptionsAreReusable(t *testing.T) {
 	opts := options{
 		ratelimit.WithRefillRate(ratelimit.PerMinute(5)),

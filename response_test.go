@@ -28,7 +28,7 @@ type field struct {
 	parameters map[string]int64
 }
 
-// parseFields reads such a list, and takes nothing but the one way that RFC 9651 has to write it.
+// parseFields reads such a list, and accepts only the one way in which RFC 9651 serializes it.
 func parseFields(text string) (fields []field, err error) {
 	for i, item := range strings.Split(text, ", ") {
 		quoted, parameters, _ := strings.Cut(item, ";")
@@ -112,7 +112,7 @@ func TestIETFHeaders(t *testing.T) {
 	}
 }
 
-// decided is what a header function gets of a limiter "n" that has decided so.
+// decided is the decisions that a header function gets from a limiter "n" with this result.
 func decided(r ratelimit.Result) []ratelimit.Explanation {
 	return []ratelimit.Explanation{{Name: "n", Result: r}}
 }
@@ -142,7 +142,7 @@ func resultOf(tokens int, per int64, capacity, remaining int, allowed bool, retr
 	}
 }
 
-// The same over every order of magnitude, which takes a fuzzer long to find.
+// The same over all orders of magnitude, which a fuzzer would need long to reach.
 func TestIETFHeadersOfRandomLimits(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	number := func() int64 { return random.Int64() >> random.IntN(64) }
@@ -170,7 +170,7 @@ func checkIETFHeaders(t *testing.T, r ratelimit.Result) bool {
 	}
 	policy, state := parseOne(t, h, "Ratelimit-Policy"), parseOne(t, h, "Ratelimit")
 
-	// What is advertised is never above the rate, and is the rate where 15 digits suffice.
+	// The advertised rate is never above the real one, and equals it where 15 digits suffice.
 	tokens, per := r.Limit.Refill.Tokens, r.Limit.Refill.Per
 	q, w := policy["q"], policy["w"]
 	require.Positive(t, w)
@@ -207,7 +207,7 @@ func parseOne(t *testing.T, h http.Header, name string) map[string]int64 {
 	return fields[0].parameters
 }
 
-// A result that no store may give must not take a response down.
+// A result that no store may return must not break a response.
 func TestHeadersOfNonsense(t *testing.T) {
 	for _, write := range []ratelimit.HeaderFunc{ratelimit.XHeaders, ratelimit.IETFHeaders, ratelimit.NoHeaders} {
 		for _, r := range []ratelimit.Result{
@@ -287,7 +287,7 @@ func sorted(names ...string) []string {
 	return names
 }
 
-// Who waits Retry-After is admitted, and where it was not rounded up, not a microsecond earlier.
+// A client that waits for Retry-After is admitted, and, where it was not rounded up, not a microsecond earlier.
 func TestRetryAfterIsTrue(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	limits := []ratelimit.Limit{
@@ -394,7 +394,7 @@ func TestProblemNamesTheRefusingPolicy(t *testing.T) {
 	require.Contains(t, ask(reversed).body, `"violated-policies":["a"]`)
 }
 
-// The handlers may also be called by the user's own.
+// A user's own handlers may also call these.
 func TestAnswersOutsideOfALimiter(t *testing.T) {
 	r := ratelimit.Result{RetryAfter: 1}
 	for want, handler := range map[string]gin.HandlerFunc{
@@ -418,7 +418,7 @@ func TestFailClosed(t *testing.T) {
 	require.Equal(t, answer{503, a.header, ""}, head)
 }
 
-// Whatever the store says, it does not reach the client.
+// The text of a store's error never reaches the client.
 func TestStoreErrorsStayInside(t *testing.T) {
 	for _, failed := range []func(*gin.Context, error){ratelimit.FailOpen, ratelimit.FailClosed} {
 		a := ask(serving(perMinute(1, ratelimit.WithName("down"), ratelimit.WithErrorHandler(failed),

@@ -28,7 +28,7 @@ func named(name string, e ratelimit.Event) ratelimit.Event {
 	return e
 }
 
-// observe tells stats of the same event n times.
+// observe passes the same event to stats n times.
 func observe(stats *ratelimit.Stats, n int, e ratelimit.Event) {
 	for range n {
 		stats.Observe(context.Background(), e)
@@ -64,7 +64,7 @@ func TestStatsCountsByNameAndFate(t *testing.T) {
 	observe(stats, 1, shadowEvent)
 	observe(stats, 5, failedEvent)
 	shadow := shadowEvent
-	shadow.Result.Allowed = false // However the result reads, a shadow refusal was let through.
+	shadow.Result.Allowed = false // A shadow refusal was let through, whatever its result.
 	observe(stats, 2, shadow)
 	observe(stats, 1, named("a", refusedEvent))
 	observe(stats, 2, ratelimit.Event{Name: allowedEvent.Name, Reason: ratelimit.ReasonGone})
@@ -98,7 +98,7 @@ func TestStatsMinuteSlides(t *testing.T) {
 		{at: 61 * time.Second, requests: 4, refusals: 4},
 		{at: 89 * time.Second, allowed: 2, requests: 6, refusals: 4},
 		{at: 90 * time.Second, requests: 2, refusals: 0},
-		{at: 10 * time.Minute, requests: 0, refusals: 0}, // many turns of the window
+		{at: 10 * time.Minute, requests: 0, refusals: 0}, // many times the window
 		{at: 10*time.Minute + 59*time.Second, allowed: 1, refused: 1, requests: 2, refusals: 1},
 		{at: 24 * 365 * time.Hour, allowed: 3, requests: 3, refusals: 0},
 	}
@@ -116,7 +116,7 @@ func TestStatsMinuteSlides(t *testing.T) {
 	})
 }
 
-// The minute of a random day is what a list of all events says it is.
+// On a random day, the counts of the minute are those of a list of all events.
 func TestStatsMinuteAgreesWithALog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stats, start := ratelimit.NewStats(), time.Now()
@@ -158,7 +158,7 @@ func TestStatsIsBounded(t *testing.T) {
 	}
 }
 
-// told collects what an alert tells, in order.
+// told collects the calls of an alert, in order.
 type told struct {
 	mu     sync.Mutex
 	alerts []ratelimit.Alert
@@ -265,7 +265,7 @@ func TestStatsAlertOfShadowAndFailures(t *testing.T) {
 	}
 }
 
-// Rules and names may come in any order, and each pair of them is on its own.
+// Rules and names may come in any order, and each pair of them has its own alert.
 func TestStatsAlertsPerNameAndRule(t *testing.T) {
 	stats, low, high := ratelimit.NewStats(ratelimit.WithAlertMinimum(10)), &told{}, &told{}
 	observe(stats, 8, named("early", allowedEvent))
@@ -303,7 +303,7 @@ func TestStatsSnapshotTellsWhenTrafficHasStopped(t *testing.T) {
 	})
 }
 
-// What notify does with the Stats cannot deadlock, and a panic in it leaves the alert in working order.
+// notify may use the Stats without a deadlock, and after a panic in it the alert still works.
 func TestStatsNotifyHoldsNoLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stats, told := ratelimit.NewStats(ratelimit.WithAlertMinimum(1)), &told{}
@@ -333,7 +333,7 @@ func TestStatsNotifyHoldsNoLock(t *testing.T) {
 	})
 }
 
-// While notify is at work, the state may change again: the one at work tells that too, afterwards.
+// If the state changes while notify runs, the same goroutine calls notify again afterwards.
 func TestStatsNotifiesOneAfterTheOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stats, told := ratelimit.NewStats(ratelimit.WithAlertMinimum(1)), &told{}
@@ -346,10 +346,10 @@ func TestStatsNotifiesOneAfterTheOther(t *testing.T) {
 			told.add(a)
 			inside.Add(-1)
 		})
-		go observe(stats, 1, refusedEvent) // is told until second 2
+		go observe(stats, 1, refusedEvent) // notify runs until second 2
 		time.Sleep(time.Second)
 		for range 8 {
-			go observe(stats, 1, allowedEvent) // nobody waits
+			go observe(stats, 1, allowedEvent) // does not wait for it
 		}
 		synctest.Wait()
 		if time.Sleep(10 * time.Second); told.String() != "api true 1/1, api false 1/9" {

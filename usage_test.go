@@ -129,7 +129,7 @@ func TestWait(t *testing.T) {
 	})
 }
 
-// The kill switch works for jobs, too.
+// Off, the kill switch, works for jobs too.
 func TestTakeHeedsTheMode(t *testing.T) {
 	limiter := newLimiter(t, ratelimit.WithCapacity(1))
 	limiter.SetMode(ratelimit.Off)
