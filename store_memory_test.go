@@ -34,7 +34,7 @@ var perHour = ratelimit.Limit{Capacity: 5, Refill: ratelimit.PerHour(5)}
 
 // A flood of new keys must not reset drained ones, nor use more memory than is allowed.
 func TestMemoryFlood(t *testing.T) {
-	for _, QQ{1, 2, 10, 1000, 5000} {
+	for _, maxKeys := range []int{1, 2, 10, 1000, 5000} {
 		t.Run(fmt.Sprint(maxKeys), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				store := ratelimit.NewMemoryStore(ratelimit.WithMaxKeys(maxKeys))
