@@ -136,7 +136,7 @@ func growth(p peer, o options) metrics {
 		m[name+"/p50"] = microseconds(h.quantile(.5))
 		m[name+"/p99"] = microseconds(h.quantile(.99))
 		m[name+"/p999"] = microseconds(h.quantile(.999))
-		m[name+"/most"] = microseconds(h.most)
+		m[name+"/most"] = microseconds(h.longest)
 	}
 	return m
 }
