@@ -25,7 +25,7 @@ func byAddress(t *testing.T, proxies ...string) (*gin.Engine, *ratelimit.MemoryS
 	return engine, store
 }
 
-// from asks as a peer does, and returns how long that took.
+// from sends a request from a peer, and returns how long that took.
 func from(engine http.Handler, peer string, headers http.Header) time.Duration {
 	req := httptest.NewRequest(http.MethodGet, "/", http.NoBody)
 	req.RemoteAddr = peer
@@ -93,7 +93,7 @@ func TestA01ForwardedFor(t *testing.T) {
 			c.exceeds(float64(store.Len()-1), 0)
 		})
 	}
-	// And different peers are not one.
+	// Different peers have different buckets.
 	engine, store := byAddress(t, "10.0.0.0/8")
 	for i := range 100 {
 		from(engine, proxy, forwarded("198.51.100.*")(i))
