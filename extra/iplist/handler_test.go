@@ -84,7 +84,7 @@ func TestReplaceTakesEffectOnHandlers(t *testing.T) {
 	}
 }
 
-// The client cannot choose its address, unless Gin was told, or left in the belief, that it is a proxy.
+// A client cannot choose its address, unless Gin trusts it as a proxy, as by default.
 func TestSpoofedHeaders(t *testing.T) {
 	office := MustNew("10.0.0.0/8")
 	everybody := []string{"0.0.0.0/0", "::/0"} // Gin's default
@@ -124,7 +124,7 @@ func TestSpoofedHeaders(t *testing.T) {
 	}
 }
 
-// An address that cannot be read is nobody's: restrictions hold for it, exemptions do not.
+// If the address cannot be read, restrictions apply to the client, and exemptions do not.
 func TestUnreadableForwardedAddress(t *testing.T) {
 	list := MustNew("10.0.0.0/8", "203.0.113.0/24")
 	proxy := []string{"10.1.2.3"}

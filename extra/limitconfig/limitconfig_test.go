@@ -90,7 +90,7 @@ func TestTheManual(t *testing.T) {
 		{method: "GET", pattern: "/", key: "a", plan: "unheard of", limits: "100/m burst 200", bucket: "a"},
 		{method: "GET", pattern: "/", key: "a", plan: "pro", limits: "1000/m", bucket: "a"},
 		{method: "POST", pattern: "/login", key: "a", limits: "5/m", bucket: "@11:POST /logina"},
-		{method: "POST", pattern: "/login", key: "a", plan: "pro", limits: "5/m", bucket: "@11:POST /logina"}, // a strict route is strict for all plans
+		{method: "POST", pattern: "/login", key: "a", plan: "pro", limits: "5/m", bucket: "@11:POST /logina"}, // a strict limit on a route applies to all plans
 		{method: "GET", pattern: "/login", key: "a", plan: "pro", limits: "1000/m", bucket: "a"},
 		{method: "PUT", pattern: "/search", key: "a", plan: "pro", limits: "10/s, 1000/h", bucket: "@7:/searcha"},
 		{method: "PUT", pattern: "/search", key: "a", plan: "enterprise", limits: "100/s", bucket: "@7:/searcha"},
@@ -119,7 +119,7 @@ func TestTheManual(t *testing.T) {
 	}
 }
 
-// Every combination of places where limits may stand, against the order that the manual gives.
+// Every combination of places that may have limits, compared with the order in the manual.
 func TestTheMostParticularLimitsHold(t *testing.T) {
 	order := []string{
 		`keys.k.routes.GET /x`, `keys.k.routes./x`,
@@ -158,7 +158,7 @@ func put(m map[string]any, path []string, value string) {
 func TestBucketIsTheMostParticularRouteThatIsNamedAnywhere(t *testing.T) {
 	c := mustLoad(t, `{default: 9/s, routes: {/x: 1/s}, plans: {p: {routes: {GET /x: 2/s}}}}`, WithPlan(planOf), WithKeyFunc(byHeaders))
 	for method, want := range map[string]string{"GET": "@6:GET /xk", "POST": "@2:/xk"} {
-		for _, plan := range []string{"", "p"} { // A plan does not choose the bucket, or it could be had full by changing it.
+		for _, plan := range []string{"", "p"} { // The bucket does not depend on the plan, or a client could change its plan to get a full one.
 			inside(method, "/x", "k", plan, func(gc *gin.Context) {
 				if got := c.Key(gc); got != want {
 					t.Errorf("%s with plan %q: %s", method, plan, got)
@@ -182,7 +182,7 @@ func TestRouteKeysDiffer(t *testing.T) {
 	}
 }
 
-// A site is an engine with a limiter of the document in front of three routes.
+// site is an engine with a limiter of the document in front of three routes.
 type site struct {
 	config  *Config
 	engine  *gin.Engine
@@ -203,7 +203,7 @@ func newSite(t *testing.T, document string) site {
 	return site{c, engine, limiter}
 }
 
-// admitted is how many of n requests in a row are.
+// admitted returns how many of n requests in a row are admitted.
 func (s site) admitted(path, plan string, n int) (admitted int) {
 	for range n {
 		r := httptest.NewRequest(http.MethodGet, path, nil)
@@ -255,7 +255,7 @@ func TestBucketsOutliveTheDocument(t *testing.T) {
 		}
 		expect(t, "5/h, all spent", s.admitted("/a", "", 5), 0)
 		expect(t, "a new route begins full", s.admitted("/b", "", 5), 4)
-		time.Sleep(time.Hour) // a bubble's
+		time.Sleep(time.Hour) // In a bubble, so it takes no time.
 		expect(t, "the second limit", s.admitted("/a", "", 5), 2)
 	})
 }
@@ -286,7 +286,7 @@ func TestOptionHasTheDefaultAsStaticLimits(t *testing.T) {
 	})
 }
 
-// Replaced under load, each request sees one document, and broken ones are never in force.
+// When documents are replaced under load, each request sees one of them, and broken ones are never in force.
 func TestReplaceWhileRequestsCome(t *testing.T) {
 	documents := []string{
 		"{default: 1/s, routes: {/x: 1/s}, plans: {p: 1/s}}",
@@ -459,7 +459,7 @@ func TestCheckFindsRoutesWithoutTheLimiter(t *testing.T) {
 	}
 }
 
-// A token is a secret, and compared by its digest: as a key of the document it would never match.
+// A token is a secret, and requests are compared by its digest, so as a key of the document it would never match.
 func TestKeysThatNoRequestHas(t *testing.T) {
 	for name, key := range map[string]ratelimit.KeyFunc{
 		"by token":               ratelimit.ByBearerToken,
@@ -478,7 +478,7 @@ func TestKeysThatNoRequestHas(t *testing.T) {
 	}
 }
 
-// What aliases name is read once, however often they name it.
+// A value that aliases name is read once, however often they name it.
 func TestAliasesShare(t *testing.T) {
 	var document strings.Builder
 	document.WriteString("default: 1/s\nplans:\n  p0: &p\n    routes: &r\n")

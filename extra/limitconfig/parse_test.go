@@ -112,7 +112,7 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
-// All at once, in the order of the document, each a Mistake.
+// All mistakes are reported at once, in the order of the document, each as a Mistake.
 func TestAllMistakesAtOnce(t *testing.T) {
 	_, err := Load([]byte(`
 defalt: 10/s
@@ -153,7 +153,7 @@ func TestErrorsAreBounded(t *testing.T) {
 	}
 }
 
-// What is no mistake.
+// Documents that have no mistake.
 func TestForms(t *testing.T) {
 	for document, want := range map[string]string{
 		"default: 10/s":                                         "10/s",
@@ -179,7 +179,7 @@ func TestForms(t *testing.T) {
 	}
 }
 
-// A document and the rules that were written into it agree, in JSON and in YAML's block style.
+// A document that is made from rules is read as the same rules, in JSON and in YAML's block style.
 func TestWhatIsWrittenIsRead(t *testing.T) {
 	random := rand.New(rand.NewPCG(5, 6))
 	for range 200 {
@@ -247,7 +247,7 @@ func someRules(random *rand.Rand) (*rules, map[string]any) {
 	r.everybody.routes, document["routes"] = routes()
 	r.plans, document["plans"] = sections()
 	r.keys, document["keys"] = sections()
-	// A section that was drawn again has left routes behind: only those that remain are named.
+	// A section may have been drawn twice. Only the routes of the later one remain named.
 	r.named = map[route]string{}
 	for _, s := range slices.Concat([]*section{&r.everybody}, valuesOf(r.plans), valuesOf(r.keys)) {
 		for route := range s.routes {
@@ -287,7 +287,7 @@ func toYAML(value any, indent string) string {
 	}
 }
 
-// FuzzLoad: a document is in force with all its limits valid, or it is refused with lines that exist.
+// FuzzLoad checks that a document is in force with all its limits valid, or is refused with lines that exist.
 func FuzzLoad(f *testing.F) {
 	for _, document := range []string{
 		"default: 1/s", "{\"default\": [\"10/s\", \"1000/h burst 5\"]}", "default: &a [1/s]\nroutes: {GET /x: *a}",
@@ -337,7 +337,7 @@ func FuzzLoad(f *testing.F) {
 	})
 }
 
-// breaks is how many line breaks a document can have: YAML knows some that others do not, and UTF-16.
+// breaks returns how many line breaks a document can have: YAML has some of its own, and may be in UTF-16.
 func breaks(document []byte) (n int) {
 	for _, b := range document {
 		if b == '\n' || b == '\r' || b == 0x85 || b == 0xa8 || b == 0xa9 || b == 0x28 || b == 0x29 {
