@@ -150,9 +150,9 @@ var ErrNotCharged = errorf("no limiter with WithCost has taken tokens for this r
 // A client that hangs up changes nothing: the correction is made all the same. c may be a copy, for work that goes on
 // when the request is over.
 //
-// The error is ErrNotCharged, or about a negative cost, or the store's, in which case the charge stands, and a
-// give-back is not tried again. Where several limiters with WithCost are on the request, it says so and nothing is
-// corrected: they count different things, so settle each by [Limiter.Settle].
+// The error is ErrNotCharged, or about a negative cost, or the store's. After a store's error the charge is as before, and a
+// give-back is not tried again. If several limiters with WithCost are on the request, Settle returns an error and corrects
+// nothing: they count different things, so settle each by [Limiter.Settle].
 func Settle(c *gin.Context, actual int) error {
 	var last *decision
 	var names []string

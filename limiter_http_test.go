@@ -173,7 +173,8 @@ func TestUpgrade(t *testing.T) {
 		client := listen(t, serving(perMinute(1), func(c *gin.Context) {
 			remaining := c.Writer.Header().Get("X-RateLimit-Remaining")
 			hijacked, buffer, err := c.Writer.Hijack()
-			if !assert.NoError(t, err) {
+			if err != nil {
+				t.Error(err)
 				return
 			}
 			defer func() { _ = hijacked.Close() }()

@@ -229,7 +229,7 @@ func WithBan(ban Ban) Option {
 	}
 }
 
-// WithShadow makes the limiter begin in [Shadow], where it decides and refuses nobody. [Limiter.SetMode] ends it.
+// WithShadow makes the limiter begin in [Shadow], where it decides but refuses no request. [Limiter.SetMode] ends it.
 func WithShadow() Option { return func(c *config) { c.mode = Shadow } }
 
 // WithDebugHeader explains decisions, as [Explain] does, in the response header X-RateLimit-Explain to those

@@ -211,7 +211,7 @@ type tally struct {
 
 func secondsSince(base time.Time) int64 { return int64(time.Since(base) / time.Second) }
 
-// now returns the current second, which has begun by then.
+// now returns the current second, and begins it if no event has.
 func (t *tally) now() int64 {
 	now := secondsSince(t.base)
 	if t.second.Load() < now {

@@ -15,7 +15,7 @@ type rules struct {
 	mentions  []mention        // where the sections name them
 }
 
-// section is the limits of everybody, of a plan, or of a key. The nil section has none.
+// section is limits: the document's own, those of a plan, or those of a key. The nil section has none.
 type section struct {
 	limits []ratelimit.Limit // nil: none given
 	routes map[route][]ratelimit.Limit

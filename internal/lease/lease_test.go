@@ -141,7 +141,7 @@ func TestWaitersShareACall(t *testing.T) {
 	})
 }
 
-// What the bucket has decided for the takes that waited stands, even if it has refilled over their tokens meanwhile.
+// What the bucket has decided for the takes that waited is final, even if it has refilled over their tokens meanwhile.
 func TestWaitersAreDecidedByTheBucket(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBank(t, rate(100_000, 100_000, time.Second))

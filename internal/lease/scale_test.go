@@ -11,7 +11,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/gin-ratelimit/ratelimit/internal/bucket"
@@ -142,7 +141,9 @@ func (s *scenario) run(t *testing.T, r *rand.Rand) string {
 				mu.Unlock()
 				all.Go(func() {
 					allowed, a, _, err := b.taker(book, 1)
-					assert.NoError(t, err)
+					if err != nil {
+						t.Error(err)
+					}
 					mu.Lock()
 					defer mu.Unlock()
 					if arrived >= time.Second { // Until then keys become hot.

@@ -45,7 +45,7 @@ func isFull(err error) bool {
 	return errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrPoolExhausted)
 }
 
-// pause sleeps, unless the deadline would be over by then.
+// pause sleeps, unless that would go beyond the deadline. It reports whether it has slept.
 func pause(deadline time.Time, d time.Duration) bool {
 	if time.Until(deadline) <= d {
 		return false

@@ -9,7 +9,7 @@ import (
 )
 
 // Key is a key as slots hold it: up to 15 bytes as they are, a longer one as 120 bits of two hashes with random seeds,
-// which nobody outside can aim at.
+// so that clients cannot choose keys that collide.
 //
 //	          key1                                     key0
 //	byte      15         14 … 8                        7 … 0
