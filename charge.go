@@ -140,15 +140,14 @@ func (s *seldom) due() bool {
 // ErrNotCharged is returned by [Settle] where there is nothing to correct.
 var ErrNotCharged = errorf("no limiter with WithCost has taken tokens for this request")
 
-// Settle corrects the cost of a request, once it is known, to what it really was: tokens of a language model,
-// bytes, rows. What the limiter with [WithCost] on this request has reserved beyond it comes back, as far as the
-// bucket has not refilled it by then (see [Adjustment]) and never above the capacity. What is missing is taken, which
-// may leave a debt that has to refill before the next request of this key is admitted. Limiters without WithCost count
-// requests, and are left alone. Call it again, and the last call holds.
+// Settle corrects the cost of a request once the real cost is known: tokens of a language model, bytes, rows. If the
+// limiter with [WithCost] on this request has reserved more, the rest comes back, as far as the bucket has not refilled it
+// meanwhile (see [Adjustment]), and never above the capacity. If it has reserved less, the difference is taken, which may
+// leave a debt that has to refill before the next request of this key is admitted. Limiters without WithCost count
+// requests, and are not corrected. If Settle is called several times, the last call counts.
 //
-// A handler that never comes to Settle, because it returns early or panics, has cost what was reserved.
-// A client that hangs up changes nothing: the correction is made all the same. c may be a copy, for work that goes on
-// when the request is over.
+// A request whose handler never calls Settle, because it returns early or panics, has cost what was reserved. If the client
+// hangs up, the correction is made all the same. c may be a copy, for work that goes on when the request is over.
 //
 // The error is ErrNotCharged, or about a negative cost, or the store's. After a store's error the charge is as before, and a
 // give-back is not tried again. If several limiters with WithCost are on the request, Settle returns an error and corrects

@@ -137,7 +137,7 @@ func withBudget(client redis.UniversalClient, budget time.Duration) (redis.Unive
 	case *redis.Ring:
 		kept, kind = c.Options().ContextTimeoutEnabled, "redis.RingOptions"
 	default:
-		return nil, errorf("NewRedisStore(%T): whether it keeps a time budget cannot be seen; "+
+		return nil, errorf("NewRedisStore(%T): a client of this type may not keep WithTimeout; "+
 			"pass the *redis.Client, *redis.ClusterClient or *redis.Ring itself", client)
 	}
 	if !kept {
@@ -298,7 +298,7 @@ func (s *RedisStore) check(ctx context.Context) []Warning {
 		warnings = append(warnings, Warning{
 			Code:    WarnTimeouts,
 			Subject: subject,
-			Message: fmt.Sprintf("the client gives a reply up after %v, before WithTimeout's %v, and closes the connection for it", timeout, s.budget),
+			Message: fmt.Sprintf("the client gives a reply up after %v, before WithTimeout's %v, and then closes the connection", timeout, s.budget),
 			Fix:     "make the client with a ReadTimeout of several times WithTimeout, or leave go-redis' default of 3s",
 		})
 	}
@@ -339,11 +339,11 @@ func (s *RedisStore) checkServer(subject string, server *script.Server) (warning
 			"set maxmemory-policy noeviction, or keep the buckets in a Redis of their own")
 	}
 	if period, ok := s.leases(); ok && period < 4*server.RoundTrip {
-		warn(WarnLeasePeriod, fmt.Sprintf("a call to %s takes %v, and a lease is to last %v: it is used up before the next is there", server.Addr, server.RoundTrip.Round(10*time.Microsecond), period),
+		warn(WarnLeasePeriod, fmt.Sprintf("a call to %s takes %v, and a lease is to last %v: it is used up before the next one comes", server.Addr, server.RoundTrip.Round(10*time.Microsecond), period),
 			fmt.Sprintf("WithLease(%v) or more", min(time.Second, (4*server.RoundTrip+time.Millisecond).Truncate(time.Millisecond))))
 	}
 	if rtt := server.RoundTrip.Round(time.Millisecond); rtt > s.budget*3/4 {
-		warn(WarnBudget, fmt.Sprintf("a round trip to %s takes %v, and a take may take %v: under load takes will fail for want of time", server.Addr, rtt, s.budget),
+		warn(WarnBudget, fmt.Sprintf("a round trip to %s takes %v, and a take may take %v: under load takes will time out", server.Addr, rtt, s.budget),
 			fmt.Sprintf("WithTimeout(%v), or a Redis that is nearer", (3*rtt).Round(10*time.Millisecond)))
 	}
 	return warnings

@@ -237,7 +237,7 @@ func (p *parser) mapping(node *yaml.Node, field string, visit func(name string, 
 		case name.Kind != yaml.ScalarNode:
 			p.mistakes.add(at.Line, field, "a name is %s: want text", kind(name))
 		case name.Tag == "!!merge":
-			p.mistakes.add(at.Line, field, `"<<" merges nothing here: write the fields out, or give a whole value by its alias`)
+			p.mistakes.add(at.Line, field, `"<<" is not supported: write the fields out, or give a whole value by its alias`)
 		case twice:
 			p.mistakes.add(at.Line, member(field, name.Value), "is given twice, first in line %d: remove one", first)
 		default:
@@ -249,7 +249,7 @@ func (p *parser) mapping(node *yaml.Node, field string, visit func(name string, 
 
 func (p *parser) untagged(node *yaml.Node, field string) {
 	if node.Style&yaml.TaggedStyle != 0 {
-		p.mistakes.add(node.Line, field, "the tag %s means nothing here: remove it", clip(node.Tag))
+		p.mistakes.add(node.Line, field, "the tag %s is not supported: remove it", clip(node.Tag))
 	}
 }
 
