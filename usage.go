@@ -69,12 +69,12 @@ func (l *Limiter) Wait(ctx context.Context, key string, n int) (Result, error) {
 	if err := ctx.Err(); err != nil {
 		return Result{}, err
 	}
-	longest := day
+	maxWait := day
 	if deadline, ok := ctx.Deadline(); ok {
-		longest = max(time.Microsecond, min(longest, time.Until(deadline)))
+		maxWait = max(time.Microsecond, min(maxWait, time.Until(deadline)))
 	}
 	var d decision
-	err := l.take(ctx, &d, key, Take{N: n, Limits: l.limits, MaxWait: longest, Ban: l.ban})
+	err := l.take(ctx, &d, key, Take{N: n, Limits: l.limits, MaxWait: maxWait, Ban: l.ban})
 	if err != nil || d.result.Wait == 0 {
 		return d.result, err
 	}

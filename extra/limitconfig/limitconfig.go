@@ -5,7 +5,7 @@
 //
 //	routes:                                # these have buckets of their own
 //	  POST /login: 5/m
-//	  /search: [10/s, 1000/h]              # every method; both limits must have room
+//	  /search: [10/s, 1000/h]              # every method; both limits must have tokens
 //
 //	plans:                                 # what WithPlan's function returns
 //	  pro: 1000/m
@@ -27,7 +27,7 @@
 // # The document
 //
 // A limit is text as ratelimit.Limit reads it: "10/s", "100/m burst 200", "1/86.4s". Limits are one or a list of
-// them, and a request must find room in all.
+// them, and a request must find enough tokens in all.
 //
 //	default  limits               required
 //	routes   route: limits        "POST /login", or "/login" for every method

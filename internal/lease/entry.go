@@ -211,7 +211,7 @@ func (e *entry[T]) places(places []int64) (at int64) {
 // call is a call under way.
 type call struct {
 	sent            int64
-	ahead           int64 // how many nanoseconds before the tokens of this call are void the next should be sent
+	early           int64 // how many nanoseconds before the tokens of this call are void the next should be sent
 	wants           []bucket.Ask
 	waiters         []*waiter // the takes that waited when it was sent
 	resets, changes uint64
@@ -238,7 +238,7 @@ func (e *entry[T]) ask(period time.Duration, now int64) call {
 	rate := float64(e.spent[0]) + float64(e.spent[1])*(1-float64(now%int64(time.Second))/float64(time.Second))
 	block := int64(rate*period.Seconds()) + 1
 	between := float64(time.Second) / (rate + 1)
-	c.ahead = max(e.roundTrip*3/2, int64(period)/4, int64(3*between/2))
+	c.early = max(e.roundTrip*3/2, int64(period)/4, int64(3*between/2))
 	bridge := int64(rate * 1.5 * float64(e.roundTrip) / float64(time.Second))
 	for i := range c.wants {
 		s, t, ask := &e.scales[i], &e.tapes[i], &c.wants[i]
@@ -279,7 +279,7 @@ func (e *entry[T]) settle(period time.Duration, now int64, c *call, o *bucket.Ou
 		if units := grants[i] * s.Token; units > 0 {
 			t.add(segment{at: o.At, sent: c.sent, start: t.deficit - units, pos: t.deficit - units, end: t.deficit})
 		}
-		t.setStale(s, c.ahead)
+		t.setStale(s, c.early)
 		dry = dry || grants[i] < c.wants[i].Want
 		short := bucket.Change{N: max(1, c.wants[i].Need)}
 		if c.wants[i].Want > 0 {

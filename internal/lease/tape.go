@@ -107,12 +107,12 @@ func (t *tape) add(g segment) {
 }
 
 // setStale sets when the newest grant is to be renewed, so that the next one is there in time.
-func (t *tape) setStale(s *bucket.Scale, ahead int64) {
+func (t *tape) setStale(s *bucket.Scale, early int64) {
 	t.stale = math.MaxInt64
 	if t.count > 0 {
 		g := &t.segments[t.count-1]
 		lasts := min(g.end/s.PerTick, int64(maxAge)/1000) * 1000
-		t.stale = g.sent + lasts - lasts>>10 - ahead
+		t.stale = g.sent + lasts - lasts>>10 - early
 	}
 }
 
