@@ -18,7 +18,7 @@ import (
 // see engine.SetTrustedProxies. A port behind the address, as some gateways send it ("203.0.113.7:51234",
 // "[2001:db8::1]:443"), is dropped.
 //
-// It is not ok where the client's address is unknown: a trusted header holds something else than an address, or the
+// It is not ok where the client's address is unknown: a trusted header holds something that is not an address, or the
 // peer has none, as on a unix socket. An unknown client is not the proxy, so a list of exceptions must not let it in.
 func ClientAddr(c *gin.Context) (addr netip.Addr, ok bool) {
 	addr, _, ok = clientAddr(c)
@@ -49,7 +49,7 @@ func clientAddr(c *gin.Context) (addr netip.Addr, text string, ok bool) {
 		case stuck:
 		}
 		if ipWith(c, name, example) != example {
-			continue // Nor this.
+			continue // Gin does not read this one either.
 		}
 		readable := withoutPorts(lines)
 		ip := ipWith(c, name, readable...)
@@ -61,7 +61,7 @@ func clientAddr(c *gin.Context) (addr netip.Addr, text string, ok bool) {
 	if ip == "" {
 		return remoteAddr(c)
 	}
-	return forwardedAddr(ip) // The peer's, or what a platform has sent.
+	return forwardedAddr(ip) // The peer's address, or one from a platform's header.
 }
 
 // forwardedAddr reads an address that may have a port.
@@ -91,13 +91,14 @@ func remoteAddr(c *gin.Context) (netip.Addr, string, bool) {
 	return addr.WithZone("").Unmap(), host, true
 }
 
-// How far a walk through a header's addresses comes, from the right, as proxies append to it and Gin reads it.
+// progress is how far a walk through a header's addresses comes. It goes from the right to the left, as Gin reads them,
+// because proxies append.
 type progress int
 
 const (
-	reached progress = iota // at the address that Gin has taken
-	stuck                   // at what is no address to Gin, which goes to another header then, where the client may have put what it likes
-	passed                  // through it all without either: Gin has taken an address from elsewhere
+	reached progress = iota // the address that Gin has taken
+	stuck                   // something that is not an address to Gin, which then reads another header, where the client may have put anything
+	passed                  // the end of the header, with neither: Gin has taken an address from elsewhere
 )
 
 func reach(lines []string, ip string) progress {
@@ -141,7 +142,7 @@ func withoutPort(text string) string {
 	return text
 }
 
-const example = "192.0.2.1" // RFC 5737: nobody's, so no proxy has it.
+const example = "192.0.2.1" // Reserved for documentation (RFC 5737), so no proxy has it.
 
 // ipWith is what Gin would take for the client's address if a header had this value.
 func ipWith(c *gin.Context, name string, lines ...string) string {

@@ -6,9 +6,9 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 )
 
-// Ban shuts a key out when it keeps coming although it is refused: After refusals in quick succession start a
-// ban of For. If that goes on when the ban is over, the next one is twice as long, up to Max, and so on; with
-// time that is forgiven. During a ban a take is refused and changes nothing. The zero Ban is none.
+// Ban shuts a key out whose requests keep coming although they are refused: After refusals in quick succession start a
+// ban of For. If that happens again soon after the ban, the next one is twice as long, and so on up to Max. In time,
+// earlier bans are forgotten. During a ban a take is refused and changes nothing. The zero Ban is none.
 //
 // Fewer than After refusals within any Within never start a ban, and twice as many always do; between the two
 // it depends on how they are spread.
@@ -24,8 +24,8 @@ type Ban struct {
 	Max    time.Duration // the length of the longest; 0 is For, so that bans do not grow
 }
 
-// longestBan keeps three times a ban, in microseconds, within a bucket.
-const longestBan = 10 * 365 * day
+// maxBan keeps three times a ban, in microseconds, within a bucket.
+const maxBan = 10 * 365 * day
 
 func (b Ban) withDefaults() Ban {
 	if b.Max == 0 {
@@ -46,8 +46,8 @@ func (b Ban) Validate() error {
 // scales returns b in units.
 func (b Ban) scales() (*bucket.Ban, error) {
 	b = b.withDefaults()
-	if b.For < time.Microsecond || b.Max < b.For || b.Max > longestBan {
-		return nil, errorf("ban of %v up to %v: For must be positive, and Max from For to %v", b.For, b.Max, longestBan)
+	if b.For < time.Microsecond || b.Max < b.For || b.Max > maxBan {
+		return nil, errorf("ban of %v up to %v: For must be positive, and Max from For to %v", b.For, b.Max, maxBan)
 	}
 	if b.After < 1 || b.Within <= 0 {
 		return nil, errorf("ban after %d refusals within %v: After must be at least 1, and Within positive, for example 50 within 1m", b.After, b.Within)

@@ -42,7 +42,7 @@ func TestClientsThatIgnoreRetryAfterStayOut(t *testing.T) {
 	})
 }
 
-// Errors about a ban have the package's prefix once, and their cause once, whoever returns them.
+// Errors about a ban have the package's prefix once, and their cause once, whatever function returns them.
 func TestBanErrors(t *testing.T) {
 	limit := ratelimit.PerMinute(1).Burst(1)
 	for name, c := range map[string]struct {

@@ -18,7 +18,7 @@ import (
 //
 //	served, aborted by another handler, panicked      nothing to do: the tokens stay
 //	its cost turns out to be another                  settle
-//	WithChargeIf says no                              settle(0)
+//	WithChargeIf's function returns false             settle(0)
 //	refused by this limiter                           nothing was taken
 //	refused or given up by a later limiter            settle(0), of each earlier one by release
 //	given up while it was held back                   leave
@@ -29,8 +29,8 @@ type charge struct {
 	tokens int        // taken, and not given back
 }
 
-// settle makes the request have cost n tokens. A give-back whose fate is unknown is not repeated, because the second
-// might mint; a debt is, because the caller asks for it.
+// settle changes what the request has cost to n tokens. A give-back whose fate is unknown is not repeated, because the
+// tokens might come back twice. A debt may be repeated, because the caller asks for it.
 func (d *decision) settle(ctx context.Context, route string, n int) error {
 	d.charge.mu.Lock()
 	defer d.charge.mu.Unlock()
@@ -51,7 +51,7 @@ func (d *decision) leave(ctx context.Context, route string) {
 	d.charge.mu.Lock()
 	defer d.charge.mu.Unlock()
 	if n := d.charge.tokens; n > 0 {
-		// Should it fail, the place is lost: it refills. The observers hear of it.
+		// If it fails, the place is lost until its tokens have refilled. The observers are called with the error.
 		_ = d.adjust(ctx, route, Adjustment{N: n, Limits: d.limits, Receipt: d.result.Receipt, Leave: true})
 	}
 }
@@ -75,22 +75,22 @@ func (d *decision) adjust(ctx context.Context, route string, change Adjustment) 
 	}
 	d.charge.tokens -= change.N
 	if change.N > 0 && !change.Leave {
-		// A debt is not the decision's: what the decision left is what the client was told.
+		// After a give-back only: a debt is not part of the decision that the client was told.
 		d.result.Limit, d.result.Remaining, d.result.ResetAfter = r.Limit, r.Remaining, r.ResetAfter
 	}
 	d.result.Receipt = r.Receipt
 	return nil
 }
 
-// release gives back what d and the decisions before it have taken: a request that is refused costs nothing anywhere.
+// release gives back what d and the decisions before it have taken: a refused request is charged to none of them.
 func (d *decision) release(c *gin.Context) {
 	for ; d != nil; d = d.earlier {
-		_ = d.settle(c.Request.Context(), c.FullPath(), 0) // Whoever observes d hears of an error.
+		_ = d.settle(c.Request.Context(), c.FullPath(), 0) // The observers are called with an error.
 	}
 }
 
 // chargeByOutcome runs the handlers, and then asks the decisions from d back to the given one, exclusive, whether they
-// charge for the outcome. Without anybody to ask it leaves the handlers to Gin. A panic passes through, and is charged.
+// charge for the outcome. If none of them has to be asked, Gin runs the handlers. A panic passes through, and is charged.
 func (d *decision) chargeByOutcome(c *gin.Context, until *decision) {
 	asks := false
 	for e := d; e != until; e = e.earlier {
@@ -119,7 +119,7 @@ func (l *Limiter) report(ctx context.Context, e Event) {
 	}
 }
 
-// withoutKey returns an error that may stand in a log: that about a foreign state names the key.
+// withoutKey returns an error that may be logged. The error about a foreign state names the key, so it is cut short.
 func withoutKey(err error) error {
 	if errors.Is(err, ErrForeignState) {
 		return ErrForeignState
@@ -140,19 +140,18 @@ func (s *seldom) due() bool {
 // ErrNotCharged is returned by [Settle] where there is nothing to correct.
 var ErrNotCharged = errorf("no limiter with WithCost has taken tokens for this request")
 
-// Settle corrects the cost of a request, once it is known, to what it really was: tokens of a language model,
-// bytes, rows. What the limiter with [WithCost] on this request has reserved beyond it comes back, as far as the
-// bucket has not refilled it by then (see [Adjustment]) and never above the capacity. What is missing is taken, which
-// may leave a debt that has to refill before the next request of this key is admitted. Limiters without WithCost count
-// requests, and are left alone. Call it again, and the last call holds.
+// Settle corrects the cost of a request once the real cost is known: tokens of a language model, bytes, rows. If the
+// limiter with [WithCost] on this request has reserved more, the rest comes back, as far as the bucket has not refilled it
+// meanwhile (see [Adjustment]), and never above the capacity. If it has reserved less, the difference is taken, which may
+// leave a debt that has to refill before the next request of this key is admitted. Limiters without WithCost count
+// requests, and are not corrected. If Settle is called several times, the last call counts.
 //
-// A handler that never comes to Settle, because it returns early or panics, has cost what was reserved.
-// A client that hangs up changes nothing: the correction is made all the same. c may be a copy, for work that goes on
-// when the request is over.
+// A request whose handler never calls Settle, because it returns early or panics, has cost what was reserved. If the client
+// hangs up, the correction is made all the same. c may be a copy, for work that goes on when the request is over.
 //
-// The error is ErrNotCharged, or about a negative cost, or the store's, in which case the charge stands, and a
-// give-back is not tried again. Where several limiters with WithCost are on the request, it says so and nothing is
-// corrected: they count different things, so settle each by [Limiter.Settle].
+// The error is ErrNotCharged, or about a negative cost, or the store's. After a store's error the charge is as before, and a
+// give-back is not tried again. If several limiters with WithCost are on the request, Settle returns an error and corrects
+// nothing: they count different things, so settle each by [Limiter.Settle].
 func Settle(c *gin.Context, actual int) error {
 	var last *decision
 	var names []string
@@ -179,7 +178,7 @@ func (l *Limiter) Settle(c *gin.Context, actual int) error {
 	return d.settleOn(c, actual)
 }
 
-// settleOn settles d, which is nil where there is no decision, for a caller who has c.
+// settleOn settles d, which is nil where there is no decision, on behalf of a caller that has c.
 func (d *decision) settleOn(c *gin.Context, actual int) error {
 	if actual < 0 {
 		return errorf("Settle(%d): the cost must not be negative", actual)

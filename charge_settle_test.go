@@ -63,15 +63,15 @@ func TestSettleCorrectsTheCost(t *testing.T) {
 		nextIn   time.Duration // until another request that reserves 4 is admitted
 		panicked bool
 	}{
-		{"never", nil, 6, 0, false},
-		{"what was reserved", []int{4}, 6, 0, false},
-		{"less", []int{1}, 9, 0, false},
-		{"nothing", []int{0}, 10, 0, false},
-		{"more", []int{9}, 1, 3 * time.Second, false},
-		{"more than there is", []int{15}, 0, 9 * time.Second, false},
-		{"the last holds", []int{15, 2}, 8, 0, false},
-		{"before a panic", []int{1}, 9, 0, true},
-		{"a panic instead", nil, 6, 0, true},
+		{name: "never", left: 6},
+		{name: "what was reserved", settle: []int{4}, left: 6},
+		{name: "less", settle: []int{1}, left: 9},
+		{name: "nothing", settle: []int{0}, left: 10},
+		{name: "more", settle: []int{9}, left: 1, nextIn: 3 * time.Second},
+		{name: "more than there is", settle: []int{15}, left: 0, nextIn: 9 * time.Second},
+		{name: "the last holds", settle: []int{15, 2}, left: 8},
+		{name: "before a panic", settle: []int{1}, left: 9, panicked: true},
+		{name: "a panic instead", left: 6, panicked: true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -19,7 +19,7 @@ import (
 	"github.com/gin-ratelimit/ratelimit"
 )
 
-// slowStore is a MemoryStore that takes a while for each call, as one behind a network does.
+// slowStore is a MemoryStore whose calls take time, as over a network.
 type slowStore struct {
 	*ratelimit.MemoryStore
 	pause time.Duration
@@ -59,7 +59,7 @@ func failing(context.Context, string, ratelimit.Take) (ratelimit.Result, error) 
 	return ratelimit.Result{}, errStore
 }
 
-// Each way in which a request can end, and what it has cost the first of its limiters, of ten tokens.
+// Each way in which a request can end, and what it has cost at the first of its limiters, which has ten tokens.
 func TestChargeByEnding(t *testing.T) {
 	gone, hangUp := context.WithCancel(context.Background())
 	hangUp()
@@ -166,8 +166,8 @@ var current *gin.Engine // of the test that runs
 
 func engineOf(*gin.Context) *gin.Engine { return current }
 
-// Requests with slow bodies that all end in one instant: those that began longer ago than a bucket takes to fill have
-// nothing to give back.
+// Requests with slow bodies all end in one instant. Those that began longer ago than the bucket takes to fill have nothing
+// to give back.
 func TestChargeOfParkedRequestsThatEndTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limiter := newLimiter(t, ratelimit.WithCapacity(5), ratelimit.WithRefillRate(ratelimit.PerMinute(5)),
@@ -188,7 +188,7 @@ func TestChargeOfParkedRequestsThatEndTogether(t *testing.T) {
 			for get(attack).Code == http.StatusUnauthorized {
 				failed++
 			}
-			release <- struct{}{} // One of those that are parked ends well.
+			release <- struct{}{} // One of the waiting requests ends.
 			synctest.Wait()
 		}
 		require.Equal(t, 5, failed, "in an instant")
@@ -196,7 +196,7 @@ func TestChargeOfParkedRequestsThatEndTogether(t *testing.T) {
 	})
 }
 
-// What is reserved, forgotten until the bucket is full again, and settled late, was there for others meanwhile.
+// If a reservation is settled only after the bucket is full again, its tokens were there for others meanwhile.
 func TestChargeSettledLate(t *testing.T) {
 	eachSpeed(t, func(t *testing.T, store func() ratelimit.Option) {
 		limiter := newLimiter(t, ratelimit.WithName("model"), store(), ratelimit.WithCapacity(100),
@@ -217,7 +217,7 @@ func TestChargeSettledLate(t *testing.T) {
 		require.NoError(t, err)
 		require.False(t, r.Allowed, "200 of 100 in two seconds")
 
-		// In time, the difference is back: 10 answers of 100 ms that cost nothing.
+		// Settled in time, the difference comes back: 10 requests of 100 ms cost nothing.
 		time.Sleep(2 * time.Minute)
 		for range 10 {
 			require.Equal(t, 200, ask(100*time.Millisecond))
@@ -225,7 +225,7 @@ func TestChargeSettledLate(t *testing.T) {
 	})
 }
 
-// A limiter in front of a queue gets back what those that gave up have not used, and not what has refilled since.
+// If requests give up in a queue, a limiter in front of it gets their tokens back, except what has refilled since.
 func TestChargeOfWaitersThatGiveUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		outer := newLimiter(t, ratelimit.WithCapacity(5), ratelimit.WithRefillRate(ratelimit.PerMinute(5)))
@@ -253,7 +253,7 @@ func TestChargeOfWaitersThatGiveUp(t *testing.T) {
 	})
 }
 
-// One client that opens and drops connections must not use up what all share.
+// A client that opens and drops connections must not use up a bucket that all clients share.
 func TestChargeOfDroppedConnections(t *testing.T) {
 	byRoute := newLimiter(t, ratelimit.WithCapacity(100), ratelimit.WithRefillRate(ratelimit.PerDay(100)))
 	perClient := newLimiter(t, ratelimit.WithCapacity(1), ratelimit.WithRefillRate(ratelimit.PerHour(1)), ratelimit.WithMaxWait(24*time.Hour))
@@ -274,7 +274,7 @@ func TestChargeOfDroppedConnections(t *testing.T) {
 	require.GreaterOrEqual(t, tokensLeft(t, byRoute), 99, "what was never served")
 }
 
-// A client that sends a request and closes its socket has its handler run, on whatever store, as without a limiter.
+// If a client sends a request and closes its socket, the handler runs as without a limiter, whatever the store.
 func TestChargeOfClientsThatHangUp(t *testing.T) {
 	for name, store := range map[string]ratelimit.Store{
 		"memory": ratelimit.NewMemoryStore(), "a slow store": slowStore{ratelimit.NewMemoryStore(), 20 * time.Millisecond},
@@ -297,7 +297,7 @@ func TestChargeOfClientsThatHangUp(t *testing.T) {
 	}
 }
 
-// The last word counts, and once, whoever speaks: copies of the context, or WithChargeIf.
+// The last correction counts, and once, whether it comes from a copy of the context or from WithChargeIf.
 func TestChargeSettledByMany(t *testing.T) {
 	limiter := perDay(t, "model", ratelimit.WithStore(slowStore{ratelimit.NewMemoryStore(), time.Millisecond}),
 		ratelimit.WithCapacity(100), costOf(60))
@@ -325,7 +325,7 @@ func TestChargeSettledByMany(t *testing.T) {
 	require.Contains(t, []int{15, 20}, tokensLeft(t, free), "as the one or the other came last")
 }
 
-// flakyStore fails the first give-back after it was made.
+// flakyStore makes the first give-back, but returns an error.
 type flakyStore struct {
 	*ratelimit.MemoryStore
 	fail *atomic.Bool
@@ -339,7 +339,7 @@ func (s flakyStore) Adjust(ctx context.Context, key string, change ratelimit.Adj
 	return r, err
 }
 
-// A give-back whose reply was lost may have been made. Made again, it would come back twice.
+// A give-back whose reply was lost may have been made. If it were repeated, its tokens would come back twice.
 func TestChargeWhoseGiveBackFailed(t *testing.T) {
 	var fail atomic.Bool
 	var events []ratelimit.Event
@@ -379,7 +379,7 @@ func TestChargeSettledByLimiter(t *testing.T) {
 	require.Equal(t, []int{95, 7, 500}, []int{tokensLeft(t, weight), tokensLeft(t, plain), tokensLeft(t, model)})
 }
 
-// What Shadow decides has no consequence for a client, now or later.
+// A decision in Shadow has no consequence for a client, now or later.
 func TestShadowLeavesNothingBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := ratelimit.NewMemoryStore()
@@ -401,7 +401,7 @@ func TestShadowLeavesNothingBehind(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		require.Equal(t, 200, get(engine).Code)
 
-		// A request that would be held back is one that would be let through.
+		// A request that Enforce would hold back counts as one that it would let through.
 		reasons = map[ratelimit.Reason]int{}
 		queue := newLimiter(t, ratelimit.WithCapacity(1), ratelimit.WithMaxWait(2*time.Second), ratelimit.WithShadow(),
 			ratelimit.WithObserver(func(_ context.Context, e ratelimit.Event) { reasons[e.Reason]++ }))
@@ -415,7 +415,7 @@ func TestShadowLeavesNothingBehind(t *testing.T) {
 	})
 }
 
-// An error of the store is heard, and leaves no trace in the request from which other middleware makes answers.
+// Observers get a store's error, and nothing is left of it in the request, from which other middleware makes responses.
 func TestChargeOfOpenFailures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var logged bytes.Buffer
@@ -449,7 +449,7 @@ func TestChargeOfOpenFailures(t *testing.T) {
 	})
 }
 
-// A handler of the user's that forgets the status does not make a refusal look like a success.
+// If a user's handler forgets the status, a refusal still does not look like a success.
 func TestStatusOfOwnHandlers(t *testing.T) {
 	deny := func(denied func(*gin.Context, ratelimit.Result)) int {
 		return get(featureEngine(perDay(t, "l", ratelimit.WithStore(ratelimit.NewMemoryStore()), costOf(11), ratelimit.WithDeniedHandler(denied)).Handle)).Code
@@ -467,7 +467,7 @@ func TestStatusOfOwnHandlers(t *testing.T) {
 	require.Equal(t, 200, fail(func(*gin.Context, error) {}))
 }
 
-// A client that left while it was held back is neither a request nor a refusal in the numbers.
+// A request whose client left while it was held back counts neither as a request nor as a refusal.
 func TestWaiterThatLeftIsNoRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stats := ratelimit.NewStats()
@@ -482,7 +482,7 @@ func TestWaiterThatLeftIsNoRequest(t *testing.T) {
 	})
 }
 
-// Ten wait in a queue, five leave, and five come: nobody shares a place.
+// Ten requests wait in a queue, five leave, and five more come: no two share a place.
 func TestWaitersKeepTheirPlaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limiter := newLimiter(t, ratelimit.WithCapacity(1), ratelimit.WithMaxWait(time.Minute))
@@ -523,7 +523,7 @@ func TestWaitersKeepTheirPlaces(t *testing.T) {
 	})
 }
 
-// No more than two are ever served in a second where one a second is the rate, although some of them give back.
+// At a rate of one a second, no more than two requests are ever served in a second, although some of them give back.
 func TestWaitersDoNotShareAPlaceThatWasGivenBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limiter := newLimiter(t, ratelimit.WithCapacity(1), ratelimit.WithMaxWait(time.Minute),

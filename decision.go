@@ -46,7 +46,7 @@ type decision struct {
 	cost     int
 	mode     Mode
 	admitted bool // it has taken tokens, or could have
-	gone     bool // its client left while it was held back
+	gone     bool // the client left while the request was held back
 	debug    bool // the request knows the limiter's debug secret
 	stuck    bool // a give-back has failed, and is not repeated; guarded by charge.mu
 	xHeaders xHeaderValues
@@ -76,7 +76,7 @@ func lastDecision(c *gin.Context) *decision {
 		return d
 	}
 	if c.Keys == nil {
-		return nil // As for most requests before the first limiter; Get locks before it looks.
+		return nil // True of most requests before the first limiter, and saves the lock that Get takes.
 	}
 	value, _ := c.Get(decisionKey{})
 	d, _ := value.(*decision)
@@ -86,7 +86,7 @@ func lastDecision(c *gin.Context) *decision {
 // writtenDecision is the latest on a request that still has its writer, and nil in a copy of a context.
 func writtenDecision(c *gin.Context) *decision {
 	switch w := c.Writer.(type) {
-	case nil: // A context that somebody made by hand.
+	case nil: // A context that was made by hand.
 		return nil
 	case *decisionWriter:
 		return w.decision
@@ -100,7 +100,7 @@ func writtenDecision(c *gin.Context) *decision {
 	}
 }
 
-// decisionWriter is what c.Writer is after a decision. It passes everything on.
+// decisionWriter is the c.Writer of a request after a decision. It passes everything on.
 type decisionWriter struct {
 	gin.ResponseWriter // c.Writer before the decision
 	decision           *decision
@@ -109,8 +109,8 @@ type decisionWriter struct {
 // Pusher is w itself, for lastDecision.
 func (w *decisionWriter) Pusher() http.Pusher { return w }
 
-// Push implements http.Pusher by the writer before. Where that cannot push, as in HTTP/1.1, it says so as net/http
-// wants it.
+// Push implements http.Pusher by the writer before. Where that cannot push, as in HTTP/1.1, it returns
+// [http.ErrNotSupported].
 func (w *decisionWriter) Push(target string, options *http.PushOptions) error {
 	if pusher := w.ResponseWriter.Pusher(); pusher != nil {
 		return pusher.Push(target, options)

@@ -15,7 +15,7 @@ import (
 	"github.com/gin-ratelimit/ratelimit"
 )
 
-// shouting is what other middleware puts in front of a response, to compress it, to buffer it, to count it.
+// shouting is a writer as other middleware wraps around a response, to compress it, to buffer it, to count it.
 type shouting struct{ gin.ResponseWriter }
 
 func (w shouting) Write(b []byte) (int, error) {
@@ -26,7 +26,7 @@ func (w shouting) WriteString(s string) (int, error) { return w.Write([]byte(s))
 
 func shout(c *gin.Context) { c.Writer = &shouting{c.Writer} }
 
-// Decisions are found, and settled, whatever writers stand before and behind them.
+// Decisions are found, and settled, whatever writers are wrapped around theirs, or by theirs.
 func TestDecisionsBetweenOtherWriters(t *testing.T) {
 	outer, inner := newLimiter(t), newLimiter(t, costOf(4))
 	var explained []ratelimit.Explanation
@@ -48,7 +48,7 @@ func TestDecisionsBetweenOtherWriters(t *testing.T) {
 	require.Equal(t, 9, tokensLeft(t, outer), "what the outer limiter took came back")
 }
 
-// Gin uses contexts again, tests use requests again: neither brings a decision along.
+// Gin reuses contexts, and tests reuse requests. Neither keeps a decision.
 func TestDecisionsEndWithTheRequest(t *testing.T) {
 	limiter := newLimiter(t)
 	h := serving(func(c *gin.Context) {
@@ -80,7 +80,7 @@ func TestDecisionsInCopies(t *testing.T) {
 	require.Equal(t, 9, tokensLeft(t, requests))
 }
 
-// A context that somebody made by hand has no writer.
+// A context that was made by hand has no writer.
 func TestDecisionsOfNoRequest(t *testing.T) {
 	_, ok := ratelimit.Get(&gin.Context{})
 	require.False(t, ok)
@@ -112,7 +112,7 @@ func TestPush(t *testing.T) {
 	require.ErrorIs(t, err, http.ErrNotSupported, "a response that cannot push")
 }
 
-// What a handler asks of net/http through http.ResponseController gets there.
+// What a handler calls on http.ResponseController reaches net/http.
 func TestResponseController(t *testing.T) {
 	server := httptest.NewServer(serving(newLimiter(t).Handle, func(c *gin.Context) {
 		control := http.NewResponseController(c.Writer)
@@ -129,7 +129,7 @@ func TestResponseController(t *testing.T) {
 	require.Equal(t, "hello", string(body))
 }
 
-// reused is a response that allocates nothing.
+// reused is a response writer that allocates nothing.
 type reused struct{ header http.Header }
 
 func (r reused) Header() http.Header         { return r.header }
@@ -160,7 +160,7 @@ func TestRequestsAllocateLittle(t *testing.T) {
 	}
 }
 
-// Two limiters with as much left: it does not matter which one is told, but the headers and Get tell the same.
+// If two limiters have the same number of tokens left, either may be reported, but the headers and Get report the same.
 func TestGetAgreesWithHeaders(t *testing.T) {
 	var decision ratelimit.Result
 	h := serving(

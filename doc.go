@@ -9,7 +9,7 @@
 //	router.Use(limiter)
 //
 // Each client then has a bucket of 20 tokens that refills by 10 a second. A request takes one token. If the bucket is
-// empty, the answer is 429 Too Many Requests, and its Retry-After says when a token will be there.
+// empty, the response is 429 Too Many Requests, whose Retry-After is the time until there is a token.
 //
 // # Who shares a bucket
 //
@@ -17,9 +17,9 @@
 // apart. Call it at start-up and never inside a handler, where each request would get new, full buckets and nothing
 // would be limited.
 //
-// The default key is the client's address, as Gin's c.ClientIP() reports it. Configure trusted proxies first. By default
-// Gin trusts X-Forwarded-For from every peer, so a client can forge its address and escape the limit, until
-// engine.SetTrustedProxies is called. [Check] finds this and other mistakes at start-up.
+// The default key is the client's address, as Gin's c.ClientIP() reports it. By default Gin trusts X-Forwarded-For from
+// every peer, so a client can forge its address and escape the limit. Call engine.SetTrustedProxies first. [Check] finds
+// this and other mistakes at start-up.
 //
 // # Where buckets live
 //
@@ -29,7 +29,7 @@
 //
 // # What a request costs
 //
-// One token, unless [WithCost] says otherwise. [Settle] corrects the cost once it is known, and [WithChargeIf] decides
+// One token, unless [WithCost] sets another cost. [Settle] corrects the cost once it is known, and [WithChargeIf] decides
 // after the handlers whether the request is charged at all. A request that is refused is not charged.
 //
 // # What happens when a store fails
@@ -38,6 +38,6 @@
 //
 // # Watching it work
 //
-// [WithObserver] receives an [Event] for each decision. [LogObserver] and [Stats] are observers; [Explain] says how each
+// [WithObserver] receives an [Event] for each decision. [LogObserver] and [Stats] are observers; [Explain] returns how each
 // limiter decided on one request. Metrics and traces are in modules of their own, below extra.
 package ratelimit

@@ -23,7 +23,7 @@ type Event struct {
 	Waiting int           // how many requests this limiter holds back right now
 }
 
-// Reason says in one word how a request fared. The words are few and fixed, so they fit a metric's label.
+// Reason is one word for how a request was decided. The words are few and fixed, so they fit a metric's label.
 type Reason string
 
 // The reasons of an Event.
@@ -42,7 +42,7 @@ const (
 	ReasonGiveBack Reason = "give_back" // tokens could not be given back; see Event.Err
 )
 
-// Refused reports whether the request was refused. One whose client left while it was held back was not.
+// Refused reports whether the request was refused. A request whose client left while it was held back was not.
 func (e Event) Refused() bool { return e.Err == nil && !e.Result.Allowed && e.Reason != ReasonGone }
 
 func reasonOf(d *decision, err error) Reason {
@@ -73,7 +73,7 @@ func reasonOf(d *decision, err error) Reason {
 	}
 }
 
-// ErrorKind says in one word, fit for a label, why a store could not decide: "timeout", "canceled", "network"
+// ErrorKind is one word, fit for a label, for why a store could not decide: "timeout", "canceled", "network"
 // (unreachable, or the connection broke), "reply" (Redis answered with an error), "foreign" ([ErrForeignState]),
 // "argument" ([ErrArgument]), or "other"; "" for nil.
 func ErrorKind(err error) string {
@@ -83,7 +83,7 @@ func ErrorKind(err error) string {
 	netErr, isNet := errors.AsType[net.Error](err)
 	_, isReply := errors.AsType[interface {
 		error
-		RedisError() // go-redis marks with it what the server said.
+		RedisError() // go-redis marks the server's errors with it.
 	}](err)
 	switch {
 	case errors.Is(err, ErrArgument):
@@ -91,7 +91,7 @@ func ErrorKind(err error) string {
 	case errors.Is(err, ErrForeignState):
 		return "foreign"
 	case isNet && netErr.Timeout():
-		return "timeout" // context.DeadlineExceeded is one, too.
+		return "timeout" // So is context.DeadlineExceeded.
 	case errors.Is(err, context.Canceled):
 		return "canceled"
 	case isNet, errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):

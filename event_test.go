@@ -33,7 +33,7 @@ func TestKey(t *testing.T) {
 	for _, raw := range hostileKeys()[1:] {
 		require.Len(t, ratelimit.KeyOf(raw).String(), 11)
 	}
-	// All instances, and all versions, must say the same of one client.
+	// All instances, and all versions, must print the same for one client.
 	require.Equal(t, "2mu3lWsE1Ph", ratelimit.KeyOf("192.0.2.1").String())
 }
 
@@ -77,7 +77,7 @@ func TestEventsKeepTheKeyPrivate(t *testing.T) {
 	}
 }
 
-// Formats that go round a String method still must not show the key.
+// Formats that do not call a String method must not show the key either.
 func TestEventsKeepTheKeyPrivateFromDebuggers(t *testing.T) {
 	const raw = "alice@example.org"
 	event := eventOf(raw)

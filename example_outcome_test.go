@@ -11,8 +11,8 @@ import (
 	"github.com/gin-ratelimit/ratelimit"
 )
 
-// The tokens of a language model are known when it has answered. Reserve what a request may cost, and settle what
-// it did.
+// How many tokens a language model uses is known when it has answered. Reserve what a request may cost, and settle what it
+// did cost.
 func ExampleSettle() {
 	limiter, _ := ratelimit.NewLimiter(
 		ratelimit.WithRefillRate(ratelimit.PerMinute(10_000)),
@@ -21,9 +21,9 @@ func ExampleSettle() {
 	)
 	router := gin.New()
 	router.GET("/ask", limiter.Handle, func(c *gin.Context) {
-		used := 1_200 // What the model says.
+		used := 1_200 // As the model reports it.
 		if err := ratelimit.Settle(c, used); err != nil {
-			_ = c.Error(err) // The reservation stands.
+			_ = c.Error(err) // Then the reservation is charged.
 		}
 		c.String(http.StatusOK, "42")
 	})
@@ -82,7 +82,7 @@ func ExampleWithMaxWait() {
 	// true
 }
 
-// Limits can be tried on real traffic before they hurt.
+// Limits can be tried on real traffic before they refuse anything.
 func ExampleWithShadow() {
 	limiter, _ := ratelimit.NewLimiter(
 		ratelimit.WithRefillRate(ratelimit.PerHour(1)),
@@ -108,7 +108,7 @@ func ExampleWithShadow() {
 	// 200 hello
 }
 
-// Clients that do not heed Retry-After stay out.
+// Clients that ignore Retry-After are shut out.
 func ExampleWithBan() {
 	router := gin.New()
 	router.GET("/", ratelimit.New(
@@ -125,7 +125,7 @@ func ExampleWithBan() {
 	// 429 {"error":"rate limit exceeded","retry_after":600}
 }
 
-// Explain says why, and so does the header X-RateLimit-Explain to those who know the secret.
+// Explain returns why a limiter decided as it did. The header X-RateLimit-Explain shows it to clients with the secret.
 func ExampleExplain() {
 	router := gin.New()
 	router.GET("/", ratelimit.New(
@@ -143,7 +143,7 @@ func ExampleExplain() {
 	// 200 default by memory: 19 of 20 left, one more in 6m0s
 }
 
-// While Redis cannot decide, each of three instances does, at a third of the limits.
+// While Redis cannot decide, each of three instances decides by a third of the limits.
 func ExampleNewFallbackStore() {
 	store, err := ratelimit.NewFallbackStore(unreachable{}, ratelimit.NewMemoryStore(), ratelimit.WithShare(1.0/3))
 	if err != nil {
@@ -155,7 +155,7 @@ func ExampleNewFallbackStore() {
 	// true 9 fallback <nil>
 }
 
-// Check looks at the configuration before it hurts.
+// Check finds mistakes in the configuration before they do harm.
 func ExampleCheck() {
 	router := gin.New() // Without SetTrustedProxies.
 	router.GET("/", ratelimit.New(ratelimit.WithRefillRate(ratelimit.PerSecond(10))), hello)
@@ -167,7 +167,7 @@ func ExampleCheck() {
 	// forgeable_key
 }
 
-// An alert when more than a twentieth is refused.
+// An alert when more than a twentieth of the requests is refused.
 func ExampleStats_Alert() {
 	stats := ratelimit.NewStats(ratelimit.WithAlertMinimum(10))
 	stats.Alert(0.05, func(a ratelimit.Alert) {

@@ -29,7 +29,7 @@ func visit(router http.Handler, path string, headers ...string) {
 
 func Example() {
 	router := gin.New()
-	// Gin believes X-Forwarded-For from everybody until it is told whom to trust: here, nobody.
+	// By default Gin trusts X-Forwarded-For from every peer. Here it trusts none.
 	_ = router.SetTrustedProxies(nil)
 
 	router.Use(ratelimit.New(
@@ -47,7 +47,7 @@ func Example() {
 	// 429 {"error":"rate limit exceeded","retry_after":60}
 }
 
-// Each call of New makes buckets of its own, so that routes do not take from each other.
+// Each call of New makes buckets of its own, so that routes do not share them.
 func Example_perRoute() {
 	router := gin.New()
 	router.GET("/search", ratelimit.New(ratelimit.WithRefillRate(ratelimit.PerMinute(100))), hello)
@@ -80,7 +80,7 @@ func ExampleWithLimit() {
 	// 429 {"error":"rate limit exceeded","retry_after":43200}
 }
 
-// Limits by plan. The static limit holds for who has none.
+// Limits by plan. The static limit applies to clients without a plan.
 func ExampleWithLimitFunc() {
 	plans := map[string][]ratelimit.Limit{
 		"pro": {{Capacity: 3, Refill: ratelimit.PerHour(3)}},
@@ -90,7 +90,7 @@ func ExampleWithLimitFunc() {
 		ratelimit.WithRefillRate(ratelimit.PerHour(1)),
 		ratelimit.WithKeyFunc(func(c *gin.Context) string { return "account:" + c.GetHeader("Account") }),
 		ratelimit.WithLimitFunc(func(c *gin.Context) []ratelimit.Limit {
-			return plans[c.GetHeader("Plan")] // An application would look at what authentication has found.
+			return plans[c.GetHeader("Plan")] // An application would use what authentication has found out.
 		}),
 	))
 	router.GET("/", func(c *gin.Context) {
@@ -107,7 +107,7 @@ func ExampleWithLimitFunc() {
 	// 200 0 of 1 left
 }
 
-// A limit for each account, wherever it calls from. Where keys are of different kinds, give each a prefix.
+// A limit for each account, whatever address it calls from. If keys are of different kinds, give each kind a prefix.
 func ExampleWithKeyFunc() {
 	byAccount := func(c *gin.Context) string {
 		if account := c.GetString("account"); account != "" {
@@ -133,8 +133,8 @@ func ExampleWithKeyFunc() {
 	// 429 {"error":"rate limit exceeded","retry_after":60}
 }
 
-// Who has a token is counted by it, everybody else by address. A token that has not been verified is the
-// client's own invention, so this belongs behind authentication.
+// Requests with a token are counted by it, all others by address. A client can make up tokens that are not verified, so
+// authenticate first.
 func ExampleByBearerToken() {
 	router := gin.New()
 	router.Use(ratelimit.New(
@@ -174,7 +174,7 @@ func ExampleJoin() {
 	// 429 {"error":"rate limit exceeded","retry_after":60}
 }
 
-// An export takes ten times what a page does.
+// An export costs ten times as much as a page.
 func ExampleWithCost() {
 	router := gin.New()
 	router.Use(ratelimit.New(
@@ -201,7 +201,7 @@ func ExampleWithCost() {
 	// 429 {"error":"rate limit exceeded","retry_after":5}
 }
 
-// A Limiter also serves what does not come as a request: a support desk that looks at an account and helps it.
+// A Limiter can also be used outside of requests: here, by a support desk that looks at an account and resets it.
 func ExampleLimiter_Take() {
 	limiter, err := ratelimit.NewLimiter(
 		ratelimit.WithCapacity(5),
@@ -232,7 +232,7 @@ func (unreachable) Take(context.Context, string, ratelimit.Take) (ratelimit.Resu
 	return ratelimit.Result{}, errors.New("dial tcp 10.0.0.7:6379: connection refused")
 }
 
-// While its store is down, a login stays closed. Everything else stays open, which is the default.
+// While its store is down, a login is closed. Everything else stays open, which is the default.
 func ExampleFailClosed() {
 	store := unreachable{}
 	router := gin.New()
@@ -255,7 +255,7 @@ func ExampleFailClosed() {
 	// 200 hello
 }
 
-// A limiter returns or aborts, so it can be called: this is a skip list.
+// A limiter's Handle returns or aborts, so a middleware can call it. This one skips some clients.
 func Example_skipList() {
 	limiter := ratelimit.New(ratelimit.WithRefillRate(ratelimit.PerMinute(1)))
 
@@ -279,7 +279,7 @@ func Example_skipList() {
 	// 429 {"error":"rate limit exceeded","retry_after":60}
 }
 
-// A handler that sees the bucket run low can do less, before anything has to be refused.
+// A handler that sees that the bucket runs low can do less, before anything has to be refused.
 func ExampleGet() {
 	router := gin.New()
 	router.Use(ratelimit.New(ratelimit.WithRefillRate(ratelimit.PerMinute(4))))

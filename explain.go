@@ -12,13 +12,13 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 )
 
-// Explanation is how one limiter decided on a request, for people who ask why.
+// Explanation is how and why one limiter decided on a request.
 type Explanation struct {
 	Name      string        // the limiter's
 	Mode      Mode          // a decision in Shadow did not count
 	Key       Key           // what was counted against; prints as a digest
 	Limits    []Limit       // all that were asked for
-	Result    Result        // the decision: which limit, how long to wait, and by Source who decided
+	Result    Result        // the decision: which limit, how long to wait, and as Source which store
 	Cost      int           // tokens asked for
 	Charged   int           // tokens taken, after Settle and the like; 0 if refused
 	Before    int           // whole tokens in the deciding limit's bucket before
@@ -69,8 +69,8 @@ func (d *decision) explain() Explanation {
 	return e
 }
 
-// buckets is what the buckets of all limits held. A store that makes no receipts says only how the limit that decided
-// stands.
+// buckets is what the buckets of all limits held. From a store that makes no receipts, only the deciding limit's bucket is
+// known.
 func (d *decision) buckets() []LimitUsage {
 	r := &d.result
 	if r.Receipt.Len() != len(d.limits) {
@@ -80,14 +80,14 @@ func (d *decision) buckets() []LimitUsage {
 	for i, limit := range d.limits {
 		s, err := scaleOf(limit)
 		if err != nil {
-			return nil // Not decided by a store that knows limits.
+			return nil // A store decided by a limit that is invalid, so its buckets are unknown.
 		}
 		usages[i] = limitUsageOf(limit, &s, r.Receipt.Deficit(i), 0)
 	}
 	return usages
 }
 
-// decider is the bucket of the limit that decided, as far as the result tells.
+// decider is the bucket of the limit that decided, as far as the result describes it.
 func (r *Result) decider() []LimitUsage {
 	u := LimitUsage{Limit: r.Limit, Remaining: r.Remaining, ResetAfter: r.ResetAfter, NextToken: nextToken(*r)}
 	if s, err := scaleOf(r.Limit); err == nil && !r.Banned {
@@ -116,8 +116,8 @@ func (d *decision) violated() []string {
 	return names
 }
 
-// nextToken is when the deciding limit's bucket gets its next token: not yet full, it is what refills last
-// before the tokens that will still be missing then.
+// nextToken is when the deciding limit's bucket gets its next token, 0 if it is full: the time until it is full, less the
+// time in which the tokens that will still be missing then refill.
 func nextToken(r Result) time.Duration {
 	s, err := scaleOf(r.Limit)
 	if err != nil || r.ResetAfter == 0 {
@@ -148,8 +148,8 @@ const (
 	headerExplain = "X-Ratelimit-Explain"
 )
 
-// knowsSecret reports whether the request carries the debug secret. The digests are compared, so that the time it takes
-// tells nothing about the secret, its length included.
+// knowsSecret reports whether the request carries the debug secret. It compares digests, so that its running time reveals
+// nothing about the secret, not even its length.
 func (l *Limiter) knowsSecret(c *gin.Context) bool {
 	asked := sha256.Sum256([]byte(c.Request.Header.Get(headerDebug)))
 	return subtle.ConstantTimeCompare(asked[:], l.debugSecret[:]) == 1

@@ -51,14 +51,14 @@ func XHeaders(h http.Header, decisions []Explanation) {
 	writeXHeaders(h, tightest, strconv.Itoa(tightest.Limit.Capacity), new(xHeaderValues))
 }
 
-// xHeaderValues is room for the values of one response, so that they cost one allocation. Values are never
-// shared between responses: other middleware may write to them.
+// xHeaderValues is the memory of one response's values, so that they cost one allocation. Values are never shared between
+// responses: other middleware may write to them.
 type xHeaderValues struct {
 	lists [3]string
-	text  [32]byte // of the last two; what needs more is allocated
+	text  [32]byte // the last two values; longer ones are allocated
 }
 
-// writeXHeaders writes what r says. capacity is the text of its limit's.
+// writeXHeaders writes r. capacity is the text of its limit's capacity.
 func writeXHeaders(h http.Header, r *Result, capacity string, space *xHeaderValues) {
 	reset := r.ResetAfter
 	if !r.Allowed && r.RetryAfter != Never {
@@ -103,7 +103,7 @@ func IETFHeaders(h http.Header, decisions []Explanation) {
 	for i := range decisions {
 		d := &decisions[i]
 		buckets := d.Buckets
-		if len(buckets) == 0 { // Of a store that makes no receipts.
+		if len(buckets) == 0 { // The store makes no receipts.
 			buckets = d.Result.decider()
 		}
 		for n := range buckets {
@@ -119,7 +119,7 @@ func IETFHeaders(h http.Header, decisions []Explanation) {
 func appendItem(policy, state []byte, d *Explanation, b *LimitUsage, n int) (_, _ []byte) {
 	r := &d.Result
 	if b.Remaining < 0 || b.Remaining > b.Limit.Capacity || b.Limit.Validate() != nil {
-		return policy, state // No decision of a store's.
+		return policy, state // Not a decision that a store could make.
 	}
 	q, w := wholeSeconds(b.Limit.Refill)
 	policy = appendName(policy, d.Name, n)
@@ -137,7 +137,7 @@ func appendItem(policy, state []byte, d *Explanation, b *LimitUsage, n int) (_, 
 	state = appendName(state, d.Name, n)
 	state = appendParameter(state, ";r=", int64(left))
 	next := b.NextToken
-	if next == 0 && b.Remaining < b.Limit.Capacity { // Not known: it is there after one interval.
+	if next == 0 && b.Remaining < b.Limit.Capacity { // Not known, but at most one interval.
 		next = time.Duration(bucket.MulDivUp(1, int64(b.Limit.Refill.Per), int64(b.Limit.Refill.Tokens)))
 	}
 	t := max(spreadSeconds(left, b.Limit.Refill), ceilSeconds(next))
@@ -153,7 +153,8 @@ func appendItem(policy, state []byte, d *Explanation, b *LimitUsage, n int) (_, 
 // NoHeaders writes nothing.
 func NoHeaders(http.Header, []Explanation) {}
 
-// withoutNoHeaders returns what is left of the functions, not nil: without any, a limiter is not mentioned anywhere.
+// withoutNoHeaders returns the functions other than NoHeaders. The result is not nil: an empty one means that no header
+// mentions the limiter.
 func withoutNoHeaders(funcs []HeaderFunc) []HeaderFunc {
 	writing := make([]HeaderFunc, 0, len(funcs))
 	for _, f := range funcs {
@@ -164,7 +165,7 @@ func withoutNoHeaders(funcs []HeaderFunc) []HeaderFunc {
 	return writing
 }
 
-// writeHeaders writes what d and the decisions before it say, as d's limiter has it.
+// writeHeaders writes d and the decisions before it in the way that d's limiter is set to.
 func (d *decision) writeHeaders(h http.Header) {
 	l := d.limiter
 	if d.debug {
@@ -175,7 +176,8 @@ func (d *decision) writeHeaders(h http.Header) {
 	}
 	if l.headers == nil {
 		if d.earlier == nil && d.limiter.cost == nil {
-			writeXHeaders(h, &d.result, l.capacityText(&d.result), &d.xHeaders) // Nearly always. Nobody settles it at the same time.
+			// The usual case. It needs no lock: without WithCost, no copy of the context can settle d meanwhile.
+			writeXHeaders(h, &d.result, l.capacityText(&d.result), &d.xHeaders)
 			return
 		}
 		tightest := d.tightest()
@@ -200,15 +202,15 @@ func (d *decision) rewriteHeaders(h http.Header) {
 	d.writeHeaders(h)
 }
 
-// refreshHeaders writes the headers again after a charge has changed, if they are not on their way. In a copy of the
-// context there are none to write: the request may be over.
+// refreshHeaders writes the headers again after a charge has changed, if they are not sent yet. In a copy of the context
+// there are none to write: the request may be over.
 func refreshHeaders(c *gin.Context) {
 	if d := writtenDecision(c); d != nil && !c.Writer.Written() {
 		d.rewriteHeaders(c.Writer.Header())
 	}
 }
 
-// visible reports whether headers may speak of d.
+// visible reports whether headers may mention d.
 func (d *decision) visible() bool {
 	l := d.limiter
 	return (d.mode != Shadow || d.debug) && (l.headers == nil || len(l.headers) > 0)
@@ -233,7 +235,8 @@ func policyName(name string, n int) string {
 	return name + ":" + strconv.Itoa(n+1)
 }
 
-// appendName begins an item of a structured-field list. A name needs no escaping: WithName takes none that would.
+// appendName begins an item of a structured-field list. The name needs no escaping: WithName accepts no character that
+// would.
 func appendName(b []byte, name string, n int) []byte {
 	if len(b) > 0 {
 		b = append(b, ", "...)

@@ -13,7 +13,7 @@ import (
 	"github.com/gin-ratelimit/ratelimit"
 )
 
-// ownHeaders is a writer with a header map of its own, as middleware for timeouts and buffering has it.
+// ownHeaders is a writer with a header map of its own, as used by middleware for timeouts and buffering.
 type ownHeaders struct {
 	gin.ResponseWriter
 	header http.Header
@@ -21,7 +21,7 @@ type ownHeaders struct {
 
 func (w *ownHeaders) Header() http.Header { return w.header }
 
-// Headers are made from what was decided, whatever is in the map by then.
+// Headers are made from the decisions, not from what is in the header map.
 func TestHeadersInAMapOfSomebodyElses(t *testing.T) {
 	store := ratelimit.WithStore(ratelimit.NewMemoryStore())
 	headers := ratelimit.WithHeaders(ratelimit.XHeaders, ratelimit.IETFHeaders)
@@ -41,7 +41,7 @@ func TestHeadersInAMapOfSomebodyElses(t *testing.T) {
 	require.Equal(t, `"tight";q=10;w=86400;tb-burst=5, "loose";q=10;w=86400;tb-burst=100`, inner.Get("RateLimit-Policy"))
 }
 
-// An item a limit, and t is the time until there is more.
+// Each limit is an item, and t is the time until there are more tokens.
 func TestHeadersOfSeveralLimits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limiter, err := ratelimit.NewLimiter(ratelimit.WithName("api"), ratelimit.WithHeaders(ratelimit.IETFHeaders),
@@ -54,9 +54,9 @@ func TestHeadersOfSeveralLimits(t *testing.T) {
 			status       int
 			state, retry string
 		}{
-			{200, `"api";r=1;t=1, "api:2";r=99;t=3564, "api:3";r=2;t=172800`, ""},
-			{200, `"api";r=0;t=1, "api:2";r=98;t=3528, "api:3";r=1;t=86400`, ""},
-			{429, `"api";r=0;t=1, "api:2";r=98;t=3528, "api:3";r=1;t=86400`, "1"},
+			{status: 200, state: `"api";r=1;t=1, "api:2";r=99;t=3564, "api:3";r=2;t=172800`},
+			{status: 200, state: `"api";r=0;t=1, "api:2";r=98;t=3528, "api:3";r=1;t=86400`},
+			{status: 429, state: `"api";r=0;t=1, "api:2";r=98;t=3528, "api:3";r=1;t=86400`, retry: "1"},
 		} {
 			w := get(engine)
 			require.Equal(t, want.status, w.Code)
@@ -76,7 +76,7 @@ func TestHeadersOfSeveralLimits(t *testing.T) {
 	})
 }
 
-// Nothing promises a client that is shut out anything before the ban is over.
+// No header promises tokens to a client that is shut out before the ban is over.
 func TestHeadersDuringABan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		limiter := newLimiter(t, ratelimit.WithHeaders(ratelimit.XHeaders, ratelimit.IETFHeaders),
@@ -93,7 +93,7 @@ func TestHeadersDuringABan(t *testing.T) {
 	})
 }
 
-// What comes back before the response is written is in its headers.
+// Tokens that come back before the response is written are in its headers.
 func TestHeadersAfterAGiveBack(t *testing.T) {
 	store := ratelimit.WithStore(ratelimit.NewMemoryStore())
 	free := perDay(t, "free", store, ratelimit.WithChargeIf(func(*gin.Context) bool { return false }))
@@ -115,7 +115,7 @@ func TestHeadersAfterAGiveBack(t *testing.T) {
 	require.Equal(t, "10", w.Header().Get("X-RateLimit-Remaining"), "of the second")
 }
 
-// Shadow's headers are for those who know its secret.
+// A limiter in Shadow sends headers only to requests with its secret.
 func TestHeadersOfShadow(t *testing.T) {
 	const secret = "correct horse battery"
 	limiter := perDay(t, "dry", ratelimit.WithStore(ratelimit.NewMemoryStore()), ratelimit.WithShadow(), costOf(11),
@@ -127,7 +127,7 @@ func TestHeadersOfShadow(t *testing.T) {
 	require.Contains(t, knowing.header.Get("X-RateLimit-Explain"), "dry: refused; mode=shadow")
 }
 
-// A limiter without headers is not mentioned in those of others.
+// The headers of other limiters do not mention a limiter without headers.
 func TestHeadersOfAHiddenLimiter(t *testing.T) {
 	store := ratelimit.WithStore(ratelimit.NewMemoryStore())
 	hidden := perDay(t, "hidden", store, ratelimit.WithCapacity(2), ratelimit.WithHeaders(ratelimit.NoHeaders))
@@ -137,7 +137,7 @@ func TestHeadersOfAHiddenLimiter(t *testing.T) {
 	require.Equal(t, `"shown";q=10;w=86400`, w.Header().Get("RateLimit-Policy"))
 }
 
-// A header function of one's own gets every decision so far, with the buckets of all limits.
+// A user's header function gets every decision so far, with the buckets of all limits.
 func TestHeaderFuncGetsAllDecisions(t *testing.T) {
 	store := ratelimit.WithStore(ratelimit.NewMemoryStore())
 	var got [][]ratelimit.Explanation

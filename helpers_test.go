@@ -16,19 +16,20 @@ import (
 
 	"github.com/gin-gonic/gin"
 	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/gin-ratelimit/ratelimit"
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
-// TestMain sets Gin's mode, for the internal tests too: it is a global of Gin's.
+// TestMain sets Gin's mode, which is global, for all tests of this directory.
 func TestMain(m *testing.M) {
 	gin.SetMode(gin.TestMode)
 	m.Run()
 }
 
-// perMinute is a limiter of so many requests at once, of which that many come back over a minute.
+// perMinute is a limiter of so many tokens, which refills as many a minute.
 func perMinute(tokens int, opts ...ratelimit.Option) gin.HandlerFunc {
 	return ratelimit.New(append(opts, ratelimit.WithRefillRate(ratelimit.PerMinute(tokens)))...)
 }
@@ -94,7 +95,7 @@ func statuses(h http.Handler, paths ...string) []int {
 	return codes
 }
 
-// spyStore is a MemoryStore of which some calls can be looked at or answered differently.
+// spyStore is a MemoryStore some of whose calls can be observed, or replaced.
 type spyStore struct {
 	ratelimit.Store
 	take func(ctx context.Context, key string, take ratelimit.Take) (ratelimit.Result, error)
@@ -104,7 +105,7 @@ func (s spyStore) Take(ctx context.Context, key string, take ratelimit.Take) (ra
 	return s.take(ctx, key, take)
 }
 
-// errStore says what no client may read.
+// errStore has a text that no client may read.
 var errStore = errors.New("dial tcp 10.0.0.7:6379: password hunter2 refused")
 
 // downStore cannot decide anything.
@@ -118,7 +119,7 @@ func storeOption(take func(context.Context, string, ratelimit.Take) (ratelimit.R
 	return ratelimit.WithStore(spyStore{ratelimit.NewMemoryStore(), take})
 }
 
-// obedientStore stops where the request is over, as a store must not, though many will.
+// obedientStore gives up when the request's context ends. A store should not, but many will.
 func obedientStore() ratelimit.Option {
 	return storeOption(func(ctx context.Context, _ string, _ ratelimit.Take) (ratelimit.Result, error) {
 		<-ctx.Done()
@@ -126,7 +127,7 @@ func obedientStore() ratelimit.Option {
 	})
 }
 
-// pipes is a network inside this process: a bubble's clock would not move while a real socket is waited for.
+// pipes is a network inside this process: while goroutines wait for a real socket, a bubble's clock does not move.
 type pipes struct {
 	conns  chan net.Conn
 	closed chan struct{}
@@ -179,7 +180,7 @@ func open(t *testing.T, client *http.Client, read func(*http.Response)) {
 
 var errDown = errors.New("down")
 
-// fickleStore is a Store that a test can make ill: every call asks how first, unless that is nil.
+// fickleStore is a Store that a test can make fail: every call first calls how, unless that is nil.
 type fickleStore struct {
 	ratelimit.Store
 	how   atomic.Pointer[func() error]
@@ -231,16 +232,14 @@ func (p *fickleStore) Reset(ctx context.Context, key string) (bool, error) {
 func newFallback(t testing.TB, primary, fallback ratelimit.Store, opts ...ratelimit.FallbackOption) *ratelimit.FallbackStore {
 	t.Helper()
 	s, err := ratelimit.NewFallbackStore(primary, fallback, opts...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return s
 }
 
-// tenAnHour is ten tokens that come back within the hour: none, as far as a short test is concerned.
+// tenAnHour is ten tokens that come back within an hour, so none during a short test.
 var tenAnHour = []ratelimit.Limit{{Capacity: 10, Refill: ratelimit.PerHour(10)}}
 
-// fallbackTake takes n and returns who decided, and how many tokens are left, or the error.
+// fallbackTake takes n and returns which store decided, and how many tokens are left, or the error.
 func fallbackTake(s ratelimit.Store, n int) string {
 	r, err := s.Take(context.Background(), "key", ratelimit.Take{N: n, Limits: tenAnHour})
 	if err != nil {
@@ -255,9 +254,7 @@ func fallbackTake(s ratelimit.Store, n int) string {
 
 func wantText(t *testing.T, what, got, want string) {
 	t.Helper()
-	if got != want {
-		t.Errorf("%s:\ngot  %s\nwant %s", what, got, want)
-	}
+	assert.Equal(t, want, got, what)
 }
 
 // tripBreaker makes the breaker open by its default of five failures.
@@ -265,17 +262,13 @@ func tripBreaker(t *testing.T, s *ratelimit.FallbackStore, primary *fickleStore)
 	t.Helper()
 	primary.failsWith(errDown)
 	for i := range 5 {
-		if s.Degraded() {
-			t.Fatalf("degraded after %d failures", i)
-		}
+		require.False(t, s.Degraded(), "after %d failures", i)
 		fallbackTake(s, 0)
 	}
-	if !s.Degraded() {
-		t.Fatal("not degraded after 5 failures")
-	}
+	require.True(t, s.Degraded(), "after 5 failures")
 }
 
-// deadStore is a Store that is not there.
+// deadStore is a Store that cannot be reached.
 type deadStore struct{}
 
 func (deadStore) Take(context.Context, string, ratelimit.Take) (ratelimit.Result, error) {
@@ -292,7 +285,7 @@ func (deadStore) Look(context.Context, string, []ratelimit.Limit) (ratelimit.Usa
 
 func (deadStore) Reset(context.Context, string) (bool, error) { return false, errDown }
 
-// remembering is a Store that need not ask to refuse the key "refused".
+// remembering is a Store that refuses the key "refused" from memory.
 type remembering struct{ *fickleStore }
 
 func (s remembering) Take(ctx context.Context, key string, take ratelimit.Take) (ratelimit.Result, error) {
@@ -330,25 +323,22 @@ var (
 	ctx = context.Background()
 
 	ten = []ratelimit.Limit{{Capacity: 10, Refill: ratelimit.PerSecond(10)}}
-	// still has no token to give for as long as a test takes.
+	// still does not refill while a test runs.
 	still = []ratelimit.Limit{{Capacity: 1_000_000, Refill: ratelimit.Every(time.Hour)}}
 )
 
 // patient is a budget for tests that are not about the budget, on a machine that may be busy.
 func patient() ratelimit.RedisOption { return ratelimit.WithTimeout(20 * time.Second) }
 
-// redisStore returns a store that asks Redis every time: what is remembered by this process's clock would be wrong by
-// one that stands still.
+// redisStore returns a store without a deny cache, which would go by this process's clock, and not by the frozen one.
 func redisStore(t *testing.T, client redis.UniversalClient, opts ...ratelimit.RedisOption) *ratelimit.RedisStore {
 	t.Helper()
 	store, err := ratelimit.NewRedisStore(client, append([]ratelimit.RedisOption{patient(), ratelimit.WithDenyCache(0)}, opts...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return store
 }
 
-// frozenRedis is a server whose clock stands still but for Advance.
+// frozenRedis is a server whose clock only Advance moves.
 func frozenRedis(tb testing.TB) (*redistest.Server, *redistest.Clock) {
 	tb.Helper()
 	server := redistest.Start(tb, redistest.WithClock())
@@ -359,13 +349,11 @@ func frozenRedis(tb testing.TB) (*redistest.Server, *redistest.Clock) {
 func mustTake(t *testing.T, store ratelimit.Store, key string, n int, limits ...ratelimit.Limit) ratelimit.Result {
 	t.Helper()
 	r, err := store.Take(ctx, key, ratelimit.Take{N: n, Limits: limits})
-	if err != nil {
-		t.Fatalf("Take(%q, %d): %v", key, n, err)
-	}
+	require.NoError(t, err, "Take(%q, %d)", key, n)
 	return r
 }
 
-// escaped is a key as it stands in Redis after the prefix.
+// escaped is a key as it is stored in Redis after the prefix.
 func escaped(key string) string {
 	var text strings.Builder
 	for _, b := range []byte(key) {
@@ -387,17 +375,15 @@ type keyIn struct {
 func look(t *testing.T, client *redis.Client, key string) keyIn {
 	t.Helper()
 	dump, err := client.Dump(ctx, key).Result()
-	if err != nil && !errors.Is(err, redis.Nil) {
-		t.Fatal(err)
+	if !errors.Is(err, redis.Nil) {
+		require.NoError(t, err)
 	}
 	ttl, err := client.PTTL(ctx, key).Result()
-	if err != nil {
-		t.Fatal(err)
-	}
+	require.NoError(t, err)
 	return keyIn{dump, ttl}
 }
 
-// mustTakeEventually waits for a store that is starting or recovering, for a while.
+// mustTakeEventually takes as soon as a store that is starting or recovering lets it, within 10 s.
 func mustTakeEventually(t *testing.T, store ratelimit.Store) {
 	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)
@@ -406,8 +392,6 @@ func mustTakeEventually(t *testing.T, store ratelimit.Store) {
 		if err == nil {
 			return
 		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
+		require.True(t, time.Now().Before(deadline), "still failing: %v", err)
 	}
 }

@@ -14,21 +14,20 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
-// KeyFunc says what a request is counted against: an address, an account, a route. "" means that this
-// request carries no such key. All requests without any key share one bucket of their own; they are never
-// let through uncounted.
+// KeyFunc returns what a request is counted against: an address, an account, a route. "" means that this request carries
+// no such key. All requests without a key share one bucket of their own; they are never let through uncounted.
 //
 // A key may be anything, of any length. Long ones are digested before they reach a store. Secrets should
 // be digested by the KeyFunc, as [ByHeader] and [ByBearerToken] do.
 type KeyFunc func(*gin.Context) string
 
-// ByClientIP is the client's address as c.ClientIP() tells it: IPv4 in full, IPv6 by its /64, because a
+// ByClientIP is the client's address as c.ClientIP() returns it: IPv4 in full, IPv6 by its /64, because a
 // client has at least that many addresses. Addresses are compared by their bits and not by their spelling:
 // an IPv4-mapped address is the IPv4 address, zones and ports are dropped. Where the address is unknown (see
-// [ClientAddr]) it is the peer's, never what another header says.
+// [ClientAddr]) it is the peer's, never one from another header.
 //
-// Until engine.SetTrustedProxies is called, Gin believes X-Forwarded-For from everybody, and then the
-// client chooses its own key. Call SetTrustedProxies(nil) where no proxy is in front, or use [ByRemoteIP].
+// By default Gin trusts X-Forwarded-For from every peer, so a client can choose its own key. Call
+// engine.SetTrustedProxies first, with nil if no proxy is in front, or use [ByRemoteIP].
 func ByClientIP(c *gin.Context) string {
 	if addr, text, ok := clientAddr(c); ok {
 		return addrKey(addr, text)
@@ -36,8 +35,8 @@ func ByClientIP(c *gin.Context) string {
 	return ByRemoteIP(c)
 }
 
-// ByRemoteIP is the address of the peer of the connection, in the form of [ByClientIP]. No header is
-// believed. Behind a proxy it is the proxy's address, one key for everybody. On a unix socket it is "".
+// ByRemoteIP is the address of the connection's peer, in the form of [ByClientIP]. No header is trusted. Behind a proxy
+// it is the proxy's address, one key for all clients. On a unix socket it is "".
 func ByRemoteIP(c *gin.Context) string {
 	addr, text, ok := remoteAddr(c)
 	if !ok {
@@ -56,12 +55,12 @@ func AddressKey(text string) string {
 	return addrKey(addr.WithZone("").Unmap(), text)
 }
 
-// addrKey is the key of an address that was read from text and is unmapped. Unmapped before masked: the /64 of every
-// mapped IPv4 address is the same (CVE-2026-30827).
+// addrKey is the key of an address that was read from text and is unmapped. It must be unmapped before it is masked: the
+// /64 of all mapped IPv4 addresses is the same (CVE-2026-30827).
 func addrKey(addr netip.Addr, text string) string {
 	if addr.Is4() {
 		if !strings.Contains(text, ":") {
-			return text // IPv4 has one spelling only, so there is nothing to print.
+			return text // IPv4 has one spelling only, so text is it.
 		}
 		return addr.String()
 	}
@@ -79,10 +78,10 @@ func ByRoute(c *gin.Context) string {
 }
 
 // ByHeader is a digest of the header's value, 22 characters that differ for each header and value; the
-// value itself, for example an API key, leaves the process nowhere. Without the header it is "".
+// value itself, for example an API key, never leaves the process. Without the header it is "".
 //
-// A key that nobody has verified is the client's choice: who sends a new one with each request gets a new
-// bucket each time. Authenticate first, or limit by address as well.
+// An unverified key is the client's choice: a client that sends a new one with each request gets a new bucket each time.
+// Authenticate first, or limit by address as well.
 func ByHeader(name string) KeyFunc {
 	if name == "" {
 		panic(`ratelimit: ByHeader(""): needs the name of a header, for example "X-API-Key"`)
@@ -105,8 +104,8 @@ func HeaderKey(name, value string) string {
 	return digest(http.CanonicalHeaderKey(name), value)
 }
 
-// ByBearerToken is a digest of the token in "Authorization: Bearer …" (RFC 6750), "" without one. What
-// [ByHeader] says of unverified keys holds here too.
+// ByBearerToken is a digest of the token in "Authorization: Bearer …" (RFC 6750), "" without one. The warning of
+// [ByHeader] about unverified keys holds here too.
 func ByBearerToken(c *gin.Context) string {
 	const scheme = "Bearer "
 	value := c.Request.Header.Get("Authorization")
@@ -125,9 +124,9 @@ func BearerKey(token string) string {
 }
 
 // ByValue is what an earlier handler has put into the context with c.Set, for example the user that it has verified:
-// ByValue("user_id") is "user_id:42". A string, an integer and a fmt.Stringer count; anything else is no key, "", and so
-// are "" and a value that is missing. That is the key to prefer over credentials, which anybody can make up and which
-// change when they are renewed. It panics if key is nil.
+// ByValue("user_id") is "user_id:42". The value may be a string, an integer or a fmt.Stringer. Any other value, "" and a
+// missing value are no key, "". Prefer this key over credentials: a client can make those up, and they change when they
+// are renewed. It panics if key is nil.
 func ByValue(key any) KeyFunc {
 	if key == nil {
 		panic(`ratelimit: ByValue(nil): needs the key of a c.Set, for example "user_id"`)
@@ -232,14 +231,14 @@ func digest(kind, value string) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:16])
 }
 
-// boundKey returns key, or, for one that is long, a digest no key can be mistaken for: nothing else that
-// reaches a store begins with its mark.
+// boundKey returns key, or, if it is long, a digest, which begins with a mark. A key that begins with the mark is digested
+// too, so that no key can be mistaken for a digest.
 func boundKey(key string) string {
 	const (
-		longest = 128
-		mark    = '#'
+		maxLength = 128
+		mark      = '#'
 	)
-	if len(key) <= longest && (key == "" || key[0] != mark) {
+	if len(key) <= maxLength && (key == "" || key[0] != mark) {
 		return key
 	}
 	sum := sha256.Sum256([]byte(key))
@@ -253,7 +252,7 @@ type Key struct{ raw string }
 // KeyOf is the Key under which events of the raw key appear, to look for it in logs.
 func KeyOf(raw string) Key { return Key{raw} }
 
-// Reveal returns the raw key, for support and audits: it is personal data or a secret where KeyFuncs make it of such.
+// Reveal returns the raw key, for support and audits. It may be personal data or a secret, if the KeyFunc returns such.
 func (k Key) Reveal() string { return k.raw }
 
 // String returns the digest, "none" where the request had no key.
@@ -264,8 +263,8 @@ func (k Key) String() string {
 	return digest("key", k.raw)[:11]
 }
 
-// Format writes the digest, whatever the verb. Only from within an unexported field of another type fmt cannot
-// call it.
+// Format writes the digest, whatever the verb. The only exception: fmt cannot call it for a Key in an unexported field of
+// another type.
 func (k Key) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, k.String()) }
 
 // MarshalText returns the digest, for JSON and structured logs.

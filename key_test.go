@@ -26,7 +26,7 @@ func newContext(router *gin.Engine, edits ...edit) *gin.Context {
 	return c
 }
 
-// behind is an engine that trusts the proxies of these addresses; nil is Gin's default, which trusts all.
+// behind is an engine that trusts the proxies at these addresses; nil is Gin's default, which trusts all.
 func behind(proxies ...string) *gin.Engine {
 	router := gin.New()
 	if proxies != nil {
@@ -109,7 +109,7 @@ func TestByClientIPBehindAJunkHeader(t *testing.T) {
 	}
 }
 
-// Junk in a header that Gin does not read must not move a client to its proxy's bucket.
+// An invalid address in a header that Gin does not read must not move a client to its proxy's bucket.
 func TestByClientIPWithJunkThatGinDoesNotRead(t *testing.T) {
 	platform := behind(proxyIP)
 	platform.TrustedPlatform = "X-Platform"
@@ -125,7 +125,7 @@ func TestByClientIPWithJunkThatGinDoesNotRead(t *testing.T) {
 	}
 }
 
-// An unknown client is not the proxy that has sent its request.
+// A client whose address is unknown is not counted as the proxy that has sent its request.
 func TestClientAddr(t *testing.T) {
 	platform := behind(proxyIP)
 	platform.TrustedPlatform = "X-Platform"
@@ -277,7 +277,7 @@ func FuzzAddressKey(f *testing.F) {
 	} {
 		f.Add(seed)
 	}
-	// Gin hands the header of its platform on as it is, and there is no peer to fall back to.
+	// Gin returns the header of its platform as it is, and there is no peer to use instead.
 	router := engine()
 	router.TrustedPlatform = "X-Platform"
 	keyOf := func(text string) string {
@@ -409,7 +409,7 @@ func TestJoin(t *testing.T) {
 	require.Equal(t, "ratelimit: Join: KeyFunc 0 is nil", panicOf(func() { ratelimit.Join(nil) }))
 }
 
-// The same text, cut in two ways, is what a join could confuse.
+// Parts of the same text, cut in two ways, must not be joined alike.
 func FuzzJoin(f *testing.F) {
 	f.Add("abc", uint64(1), "abc", uint64(2))
 	f.Add("1:a1:b", uint64(0), "ab", uint64(1))
@@ -441,7 +441,7 @@ func cut(text string, bits uint64) []string {
 	return append(list, text[from:])
 }
 
-// storedKeys hands each key to a limiter and returns what reaches its store.
+// storedKeys takes from each key through a limiter, and returns the keys that reach its store.
 func storedKeys(t *testing.T, keys ...string) (stored []string) {
 	l, err := ratelimit.NewLimiter(ratelimit.WithName("n"), ratelimit.WithRefillRate(ratelimit.PerSecond(1)),
 		storeOption(func(_ context.Context, key string, take ratelimit.Take) (ratelimit.Result, error) {
@@ -486,7 +486,7 @@ func FuzzStoredKeys(f *testing.F) {
 		stored := storedKeys(t, a, b)
 		require.Equal(t, a == b, stored[0] == stored[1])
 		require.LessOrEqual(t, len(stored[0]), 128)
-		// A digest must not be a key that somebody else can ask for.
+		// Another client must not be able to send a digest as its key.
 		again := storedKeys(t, stored[0])
 		require.Equal(t, a == stored[0], again[0] == stored[0])
 	})

@@ -56,9 +56,9 @@ func (r Rate) MarshalText() ([]byte, error) {
 	return []byte(r.String()), nil
 }
 
-// UnmarshalText reads the text form: tokens, a slash, and a period. That is a unit (s, sec or second; m, min or minute;
-// h, hr or hour; d or day; also in the plural), a whole number of them, or a duration of Go's: "10/s", "100/min", "7/3s",
-// "1/30days", "1/86.4s", "5/1h30m".
+// UnmarshalText reads the text form: tokens, a slash, and a period. A period is a unit (s, sec or second; m, min or
+// minute; h, hr or hour; d or day; also in the plural), a whole number of units, or a duration of Go's: "10/s",
+// "100/min", "7/3s", "1/30days", "1/86.4s", "5/1h30m".
 func (r *Rate) UnmarshalText(text []byte) error {
 	rate, err := parseRate(string(text))
 	if err != nil {
@@ -97,7 +97,8 @@ var noLimit = Limit{Capacity: math.MaxInt, Refill: Rate{Tokens: math.MaxInt, Per
 
 func isUnlimited(limits []Limit) bool { return len(limits) == 1 && limits[0] == noLimit }
 
-// withCapacities returns limits in which a capacity of 0 is the rate's tokens. It copies them only if there is one.
+// withCapacities returns limits with each capacity of 0 replaced by the rate's tokens. It copies limits only if there is
+// one.
 func withCapacities(limits []Limit) []Limit {
 	zero := func(l Limit) bool { return l.Capacity == 0 }
 	if !slices.ContainsFunc(limits, zero) {
@@ -141,8 +142,8 @@ func (l Limit) MarshalText() ([]byte, error) {
 	return []byte(l.String()), nil
 }
 
-// UnmarshalText reads the text form, so that limits can stand in JSON, YAML, flags and environment
-// variables. Without "burst" the capacity is the rate's tokens. "unlimited" is that of [Unlimited].
+// UnmarshalText reads the text form, so that JSON, YAML, flags and environment variables can hold limits. Without "burst"
+// the capacity is the rate's tokens. "unlimited" is the limit of [Unlimited].
 func (l *Limit) UnmarshalText(text []byte) error {
 	if strings.TrimSpace(string(text)) == "unlimited" {
 		*l = noLimit
@@ -182,21 +183,21 @@ func scaleOf(l Limit) (bucket.Scale, error) {
 	if l.Capacity < 1 {
 		return bucket.Scale{}, errorf("capacity %d of limit %q: must be at least 1", l.Capacity, l)
 	}
-	s, most := bucket.NewScale(int64(l.Capacity), int64(l.Refill.Tokens), int64(l.Refill.Per))
+	s, maxCapacity := bucket.NewScale(int64(l.Capacity), int64(l.Refill.Tokens), int64(l.Refill.Per))
 	switch {
-	case most < 0:
+	case maxCapacity < 0:
 		return bucket.Scale{}, errorf("refill rate %v: too fast to be counted; use a slower rate", l.Refill)
-	case most == 0:
+	case maxCapacity == 0:
 		return bucket.Scale{}, errorf("refill rate %v: too slow to be counted; use at least a token in 142 years", l.Refill)
-	case s.Capacity > most:
+	case s.Capacity > maxCapacity:
 		return bucket.Scale{}, errorf("capacity %d of limit %q: at this rate at most %d can be counted exactly; "+
-			"lower the capacity, or use a rate with rounder numbers", l.Capacity, l, most)
+			"lower the capacity, or use a rate with rounder numbers", l.Capacity, l, maxCapacity)
 	}
 	return s, nil
 }
 
-// limitOf is a limit of this scale: of all that mean the same, the one whose period is the first of a second, a minute,
-// an hour and a day in which whole tokens come back, or else the shortest.
+// limitOf is a limit of this scale. Several may have it; the one returned has as its period the first of a second, a
+// minute, an hour and a day in which whole tokens come back, or else the shortest such period.
 func limitOf(s *bucket.Scale) Limit {
 	rate := Rate{Tokens: int(s.PerTick), Per: time.Duration(s.Token) * time.Microsecond}
 	for _, per := range []time.Duration{time.Second, time.Minute, time.Hour, day} {
@@ -224,7 +225,7 @@ func parseRate(text string) (Rate, error) {
 	return rate, rate.validate()
 }
 
-// parsePer reads a unit, a whole number of units, or a duration of Go's, which knows no days.
+// parsePer reads a unit, a whole number of units, or a duration of Go's, which has no days.
 func parsePer(text string) (time.Duration, error) {
 	digits := len(text) - len(strings.TrimLeft(text, "0123456789"))
 	unit, known := units[text[digits:]]
@@ -269,17 +270,17 @@ func formatPer(per time.Duration) string {
 	return strconv.FormatInt(int64(per/time.Second), 10) + "." + strings.TrimRight(fraction, "0") + "s"
 }
 
-// clip keeps what is quoted in an error short: configuration may be anything.
+// clip shortens text that an error quotes, because configuration may be of any length.
 func clip(text string) string {
-	const most = 64
-	if len(text) <= most {
+	const maxLength = 64
+	if len(text) <= maxLength {
 		return text
 	}
-	return text[:most] + "…"
+	return text[:maxLength] + "…"
 }
 
-// limitsMemo remembers what was made of lists of limits, because takes ask for the same ones again and again. What
-// is made is only to be read.
+// limitsMemo remembers what was made from lists of limits, because takes use the same lists again and again. What is made
+// is only to be read.
 type limitsMemo[T any] struct {
 	known atomic.Pointer[map[Limit][]madeOfLimits[T]] // by the first limit of the list; replaced under mu, read without
 
@@ -292,11 +293,12 @@ type madeOfLimits[T any] struct {
 	made   T
 }
 
-// maxRemembered bounds how much is remembered. Programs have few limits; those of a limit function could be any.
+// maxRemembered bounds how many lists are remembered. Programs have few limits, but a limit function could make any
+// number of them.
 const maxRemembered = 1024
 
-// of returns what is remembered of limits, or else what is made of them now. An error is not remembered, nor is what
-// is made of none.
+// of returns what was made from limits before, or else makes it now. Errors are not remembered, nor what is made from no
+// limits.
 func (m *limitsMemo[T]) of(limits []Limit, build func([]Limit) (T, error)) (T, error) {
 	if len(limits) == 0 {
 		return build(limits)

@@ -46,7 +46,7 @@ func TestRateText(t *testing.T) {
 			}
 		})
 	}
-	for text, rate := range map[string]ratelimit.Rate{ // other ways to say it
+	for text, rate := range map[string]ratelimit.Rate{ // other ways to write it
 		"10/1s":     ratelimit.PerSecond(10),
 		"10/1000ms": ratelimit.PerSecond(10),
 		"5/1h30m":   {Tokens: 5, Per: 90 * time.Minute},
@@ -130,7 +130,7 @@ func TestLimitText(t *testing.T) {
 			}
 		})
 	}
-	for text, limit := range map[string]ratelimit.Limit{ // other ways to say it
+	for text, limit := range map[string]ratelimit.Limit{ // other ways to write it
 		" 10/s ":           {Capacity: 10, Refill: ratelimit.PerSecond(10)},
 		"10/s burst 10":    {Capacity: 10, Refill: ratelimit.PerSecond(10)},
 		"10/s  burst\t20 ": {Capacity: 20, Refill: ratelimit.PerSecond(10)},
@@ -248,7 +248,7 @@ func TestLimitValidate(t *testing.T) {
 	}
 }
 
-// Validate accepts what fits 2^52 units and nothing else, and what it accepts survives its text form.
+// Validate accepts exactly the limits that fit 2^52 units, and their text form is read as the same limit.
 func FuzzLimit(f *testing.F) {
 	f.Add(10, 10, int64(time.Second))
 	f.Add(5000, 1, int64(86400*time.Millisecond))
@@ -263,9 +263,9 @@ func FuzzLimit(f *testing.F) {
 		fits := capacity > 0 && tokens > 0 && per > 0
 		if fits {
 			rate := new(big.Rat).Mul(big.NewRat(int64(tokens), per), big.NewRat(1000, 1)) // a microsecond, in lowest terms
-			most := new(big.Int).Lsh(big.NewInt(1), 52)
+			maxUnits := new(big.Int).Lsh(big.NewInt(1), 52)
 			size := new(big.Int).Mul(big.NewInt(int64(capacity)), rate.Denom())
-			fits = size.Cmp(most) <= 0 && rate.Num().Cmp(most) <= 0
+			fits = size.Cmp(maxUnits) <= 0 && rate.Num().Cmp(maxUnits) <= 0
 		}
 		err := limit.Validate()
 		if (err == nil) != fits {
@@ -285,7 +285,7 @@ func FuzzLimit(f *testing.F) {
 	})
 }
 
-// Any text is an error, or a valid limit that says the same in its own words.
+// Any text is an error, or a valid limit, whose own text is read as the same limit.
 func FuzzLimitText(f *testing.F) {
 	for _, text := range []string{"10/s", "100/m burst 200", "1/86.4s burst 5000", "7/3s", "1/30d", "5/1h30m", "", "/", "burst", "1/1nsburst1", "+1/+1h", "1/.5s"} {
 		f.Add(text)

@@ -12,8 +12,8 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
-// New returns a middleware that limits requests. It panics on invalid options, with all of them in the
-// message: registration is start-up. [NewLimiter] returns them as an error.
+// New returns a middleware that limits requests. It panics on invalid options, with all of them in the message, because
+// middleware is registered at start-up. [NewLimiter] returns them as an error.
 func New(opts ...Option) gin.HandlerFunc {
 	l, err := NewLimiter(opts...)
 	if err != nil {
@@ -50,8 +50,8 @@ type Limiter struct {
 	waiting   atomic.Int64 // requests that are held back
 }
 
-// NewLimiter returns a limiter whose Handle is the middleware, for a program that also calls
-// [Limiter.Take] or [Limiter.Reset], or wants errors instead of panics. The error joins every mistake in the options.
+// NewLimiter returns a limiter, whose Handle is the middleware. It is for programs that also call [Limiter.Take] or
+// [Limiter.Reset], or want an error instead of a panic. The error joins every mistake in the options.
 func NewLimiter(opts ...Option) (*Limiter, error) {
 	var c config
 	Options(opts...)(&c)
@@ -88,11 +88,11 @@ func NewLimiter(opts ...Option) (*Limiter, error) {
 // It calls c.Next only for [WithChargeIf]. Where limiters stack and a later one refuses, or cannot decide and
 // aborts, the tokens that the earlier ones have taken for this request come back.
 //
-// A client that hangs up changes nothing for a request that is admitted: the handlers run as without a limiter. Only
-// one that is held back ([WithMaxWait]) is given up, with 499, and gives its place back.
+// If the client hangs up, nothing changes for a request that is admitted: the handlers run as without a limiter. A request
+// that is held back ([WithMaxWait]) is given up, with 499, and gives its place back.
 //
-// A request that goes through engine.HandleContext again is another request to the limiters on its way: Gin forgets
-// what was known of the first.
+// A request that goes through engine.HandleContext again counts as another request, because Gin drops what is known about
+// the first.
 //
 // Afterwards c.Writer is one of this package's, by which [Get] finds the decision. It passes everything on.
 func (l *Limiter) Handle(c *gin.Context) {
@@ -109,7 +109,7 @@ func (l *Limiter) Handle(c *gin.Context) {
 // that is, and nil if the limiter has nothing more to do with it.
 func (l *Limiter) admit(c *gin.Context) *decision {
 	mode := l.Mode()
-	if mode == Off || c.IsAborted() || l.skipped(c) { // Aborted: by another limiter, in a function that calls several.
+	if mode == Off || c.IsAborted() || l.skipped(c) { // A function that calls several limiters may go on after one aborts.
 		return nil
 	}
 	limits := l.limitsOf(c)
@@ -124,7 +124,7 @@ func (l *Limiter) admit(c *gin.Context) *decision {
 	err := l.decide(ctx, c, d)
 	switch {
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
-		return nil // The store has given up with the client. That is no failure, and the handlers run as without a limiter.
+		return nil // The client has hung up, and so the store has given up. It has not failed, so the handlers run as without a limiter.
 	case err != nil:
 		l.fail(c, d, err)
 		return nil
@@ -145,7 +145,7 @@ func (l *Limiter) admit(c *gin.Context) *decision {
 }
 
 // refuse answers a request that was refused. What earlier limiters have taken comes back first, so that the headers
-// can say so.
+// include it.
 func (l *Limiter) refuse(c *gin.Context, d *decision) {
 	h := c.Writer.Header()
 	if d.earlier != nil {
@@ -154,7 +154,7 @@ func (l *Limiter) refuse(c *gin.Context, d *decision) {
 	}
 	d.writeHeaders(h)
 	setRefusalHeaders(h, d.result)
-	c.Status(http.StatusTooManyRequests) // For a denied handler that sets none.
+	c.Status(http.StatusTooManyRequests) // In case that the denied handler sets no status.
 	l.denied(c, d.result)
 	c.Abort()
 }
@@ -170,13 +170,13 @@ func (l *Limiter) fail(c *gin.Context, d *decision, err error) {
 	}
 	d.earlier.release(c)
 	if !c.Writer.Written() && c.Writer.Status() == http.StatusOK {
-		c.Status(http.StatusServiceUnavailable) // Nobody has set another: an aborted request is no success.
+		c.Status(http.StatusServiceUnavailable) // The handler has aborted and set no status. The default, 200, would be wrong.
 	}
 }
 
 // Reset forgets key, which fills its buckets and lifts its ban. The key is what the limiter's [KeyFunc] returns;
-// [AddressKey], [HeaderKey], [BearerKey] and [JoinKeys] make those of this package's. It reports whether there was
-// anything to forget; if not, it may be another key that was meant. The error is the store's.
+// [AddressKey], [HeaderKey], [BearerKey] and [JoinKeys] make the keys of this package's KeyFuncs. It reports whether there
+// was anything to forget; if not, the key may be the wrong one. The error is the store's.
 func (l *Limiter) Reset(ctx context.Context, key string) (found bool, err error) {
 	return l.store.Reset(ctx, l.storeKey(key))
 }
@@ -195,7 +195,7 @@ func (l *Limiter) decide(ctx context.Context, c *gin.Context, d *decision) error
 			waited = l.wait(ctx, c.FullPath(), d)
 		}
 	case err == nil && !d.result.Allowed && d.result.RetryAfter <= l.maxWait:
-		// Enforce would hold it back, and let it go on.
+		// Enforce would hold the request back, and then let it go on.
 		d.result.Allowed, d.result.Wait, d.result.RetryAfter = true, d.result.RetryAfter, 0
 	}
 	if len(l.observing()) > 0 || err != nil && d.mode != Shadow {
@@ -256,8 +256,8 @@ func (l *Limiter) storeKey(key string) string {
 	return l.namespace + key
 }
 
-// longestWait is how long a request may be held back: no longer than it can wait, so that one that cannot is refused
-// at once and reserves nothing. It is never 0, which would be a take without a queue.
+// longestWait is how long a request may be held back. It ends with the request's deadline, so that a request that cannot
+// wait for its turn is refused at once and reserves nothing. It is never 0, which would be a take without a queue.
 func (l *Limiter) longestWait(ctx context.Context) time.Duration {
 	if l.maxWait == 0 {
 		return 0
@@ -269,9 +269,9 @@ func (l *Limiter) longestWait(ctx context.Context) time.Duration {
 	return max(time.Microsecond, min(l.maxWait, time.Until(deadline)))
 }
 
-// wait holds a request back until its tokens are there. They are reserved already, so requests go on in the
-// order in which they came, and nobody polls. A request whose context ends before that is refused, and gives its
-// place back. It returns how long that took.
+// wait holds a request back until its tokens are there. They are reserved already, so requests go on in order of arrival,
+// without polling. A request whose context ends before that is refused, and gives its place back. It returns how long the
+// request was held back.
 func (l *Limiter) wait(ctx context.Context, route string, d *decision) (waited time.Duration) {
 	l.waiting.Add(1)
 	defer l.waiting.Add(-1)
@@ -304,12 +304,11 @@ type Mode int32
 const (
 	// Enforce refuses what the limits refuse.
 	Enforce Mode = iota
-	// Shadow decides, charges and tells the observers as Enforce does, and lets every request through at once: to try
-	// limits on real traffic before they hurt. It charges its own buckets only, as far as they go: it leaves no
-	// strikes, no bans and no places in a queue. Its headers appear only to requests with the secret of
-	// [WithDebugHeader].
+	// Shadow decides, charges and calls the observers as Enforce does, and lets every request through at once: it is for
+	// trying limits on real traffic before they refuse anything. It leaves no strikes, no bans and no places in a queue,
+	// and takes nothing where it would refuse. Its headers appear only on requests with the secret of [WithDebugHeader].
 	Shadow
-	// Off lets every request through and asks nobody.
+	// Off lets every request through, and asks no store.
 	Off
 )
 

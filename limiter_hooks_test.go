@@ -91,18 +91,18 @@ func TestWithCost(t *testing.T) {
 		remaining, retry string
 		body             string
 	}{
-		{4, 200, "6", "", "hello"},
-		{0, 200, "6", "", "hello"},
-		{7, 429, "6", "60", `{"error":"rate limit exceeded","retry_after":60}`},
-		{6, 200, "0", "", "hello"},
-		{0, 200, "0", "", "hello"},
-		{1, 429, "0", "60", `{"error":"rate limit exceeded","retry_after":60}`},
-		{10, 429, "0", "600", `{"error":"rate limit exceeded","retry_after":600}`},
-		{11, 429, "0", "", forGood},
-		{math.MaxInt, 429, "0", "", forGood},
-		{-1, 418, "", "", ""},
-		{math.MinInt, 418, "", "", ""},
-		{0, 200, "0", "", "hello"},
+		{cost: 4, status: 200, remaining: "6", body: "hello"},
+		{cost: 0, status: 200, remaining: "6", body: "hello"},
+		{cost: 7, status: 429, remaining: "6", retry: "60", body: `{"error":"rate limit exceeded","retry_after":60}`},
+		{cost: 6, status: 200, remaining: "0", body: "hello"},
+		{cost: 0, status: 200, remaining: "0", body: "hello"},
+		{cost: 1, status: 429, remaining: "0", retry: "60", body: `{"error":"rate limit exceeded","retry_after":60}`},
+		{cost: 10, status: 429, remaining: "0", retry: "600", body: `{"error":"rate limit exceeded","retry_after":600}`},
+		{cost: 11, status: 429, remaining: "0", body: forGood},
+		{cost: math.MaxInt, status: 429, remaining: "0", body: forGood},
+		{cost: -1, status: 418},
+		{cost: math.MinInt, status: 418},
+		{cost: 0, status: 200, remaining: "0", body: "hello"},
 	} {
 		failure = nil
 		a := ask(h, header("Cost", strconv.Itoa(step.cost)))
@@ -187,7 +187,7 @@ func TestErrorHandlers(t *testing.T) {
 				require.Equal(t, c.status, a.status)
 				require.Equal(t, c.body, a.body)
 				require.NotContains(t, fmt.Sprint(a), "hunter2")
-				if strings.HasPrefix(name, "one that") { // The others leave no trace: what makes answers of errors would tell.
+				if strings.HasPrefix(name, "one that") { // The others leave nothing in c.Errors, or the middleware that makes responses of it would show it.
 					require.Len(t, errs, 1)
 					require.ErrorIs(t, errs[0], errStore)
 				} else {
@@ -209,13 +209,13 @@ func TestObservers(t *testing.T) {
 		cost     int
 		err      error
 	}{
-		"allowed":       {nil, 1, ratelimit.ReasonAllowed, 1, nil},
-		"free":          {options{costOf(0)}, 1, ratelimit.ReasonAllowed, 0, nil},
-		"refused":       {nil, 3, ratelimit.ReasonRefused, 1, nil},
-		"never allowed": {options{costOf(3)}, 1, ratelimit.ReasonCost, 3, nil},
-		"negative cost": {options{costOf(-1)}, 1, ratelimit.ReasonArgument, -1, ratelimit.ErrArgument},
-		"store down":    {options{downStore()}, 1, ratelimit.ReasonStore, 1, errStore},
-		"not our state": {options{foreign}, 1, ratelimit.ReasonForeign, 1, ratelimit.ErrForeignState},
+		"allowed":       {requests: 1, reason: ratelimit.ReasonAllowed, cost: 1},
+		"free":          {options: options{costOf(0)}, requests: 1, reason: ratelimit.ReasonAllowed, cost: 0},
+		"refused":       {requests: 3, reason: ratelimit.ReasonRefused, cost: 1},
+		"never allowed": {options: options{costOf(3)}, requests: 1, reason: ratelimit.ReasonCost, cost: 3},
+		"negative cost": {options: options{costOf(-1)}, requests: 1, reason: ratelimit.ReasonArgument, cost: -1, err: ratelimit.ErrArgument},
+		"store down":    {options: options{downStore()}, requests: 1, reason: ratelimit.ReasonStore, cost: 1, err: errStore},
+		"not our state": {options: options{foreign}, requests: 1, reason: ratelimit.ReasonForeign, cost: 1, err: ratelimit.ErrForeignState},
 	} {
 		t.Run(name, func(t *testing.T) {
 			type marker struct{}
@@ -275,34 +275,34 @@ func TestObservers(t *testing.T) {
 	})
 }
 
-// A hook of the user's that panics must leave nothing locked and nothing half done.
+// A user's hook that panics must leave nothing locked, and nothing half done.
 func TestHooksThatPanic(t *testing.T) {
 	for hook, c := range map[string]struct {
 		options   func(boom func()) options
 		before    int    // requests before the panic
 		remaining string // of 2, after the panic and one more request
 	}{
-		"KeyFunc": {func(boom func()) options {
+		"KeyFunc": {options: func(boom func()) options {
 			return options{ratelimit.WithKeyFunc(func(*gin.Context) string { boom(); return "k" })}
-		}, 0, "1"},
-		"cost": {func(boom func()) options {
+		}, before: 0, remaining: "1"},
+		"cost": {options: func(boom func()) options {
 			return options{ratelimit.WithCost(func(*gin.Context) int { boom(); return 1 })}
-		}, 0, "1"},
-		"limits": {func(boom func()) options {
+		}, before: 0, remaining: "1"},
+		"limits": {options: func(boom func()) options {
 			return options{ratelimit.WithLimitFunc(func(*gin.Context) []ratelimit.Limit { boom(); return nil })}
-		}, 0, "1"},
-		"HeaderFunc": {func(boom func()) options {
+		}, before: 0, remaining: "1"},
+		"HeaderFunc": {options: func(boom func()) options {
 			return options{ratelimit.WithHeaders(ratelimit.XHeaders, func(http.Header, []ratelimit.Explanation) { boom() })}
-		}, 0, "0"},
-		"observer": {func(boom func()) options {
+		}, before: 0, remaining: "0"},
+		"observer": {options: func(boom func()) options {
 			return options{ratelimit.WithObserver(func(context.Context, ratelimit.Event) { boom() })}
-		}, 0, "0"},
-		"denied handler": {func(boom func()) options {
+		}, before: 0, remaining: "0"},
+		"denied handler": {options: func(boom func()) options {
 			return options{ratelimit.WithDeniedHandler(func(c *gin.Context, r ratelimit.Result) { boom(); ratelimit.DenyJSON(c, r) })}
-		}, 2, "0"},
-		"error handler": {func(boom func()) options {
+		}, before: 2, remaining: "0"},
+		"error handler": {options: func(boom func()) options {
 			return options{ratelimit.WithName("down"), downStore(), ratelimit.WithErrorHandler(func(*gin.Context, error) { boom() })}
-		}, 0, ""},
+		}, before: 0},
 	} {
 		t.Run(hook, func(t *testing.T) {
 			armed := false

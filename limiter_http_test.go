@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/gin-gonic/gin"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/gin-ratelimit/ratelimit"
@@ -22,7 +23,7 @@ func TestClientThatHasGone(t *testing.T) {
 	cancel()
 	late, cancelLate := context.WithTimeout(t.Context(), -1)
 	defer cancelLate()
-	never := func(*gin.Context, error) { t.Error("an aborting client is no failing store") }
+	never := func(*gin.Context, error) { assert.Fail(t, "a client that aborts is no failure of the store") }
 
 	for name, c := range map[string]struct {
 		ctx     context.Context
@@ -30,11 +31,11 @@ func TestClientThatHasGone(t *testing.T) {
 		status  int
 		ran     bool
 	}{
-		"before":                        {ctx, nil, 200, true},
-		"and nothing is left":           {ctx, options{costOf(9)}, 429, false},
-		"and the store says so":         {ctx, options{ratelimit.WithName("a"), obedientStore(), ratelimit.WithErrorHandler(never)}, 200, true},
-		"the server's own deadline":     {late, nil, 200, true},
-		"the deadline, and store obeys": {late, options{ratelimit.WithName("a"), obedientStore(), ratelimit.WithErrorHandler(ratelimit.FailClosed)}, 503, false},
+		"before":                        {ctx: ctx, status: 200, ran: true},
+		"and nothing is left":           {ctx: ctx, options: options{costOf(9)}, status: 429},
+		"and the store says so":         {ctx: ctx, options: options{ratelimit.WithName("a"), obedientStore(), ratelimit.WithErrorHandler(never)}, status: 200, ran: true},
+		"the server's own deadline":     {ctx: late, status: 200, ran: true},
+		"the deadline, and store obeys": {ctx: late, options: options{ratelimit.WithName("a"), obedientStore(), ratelimit.WithErrorHandler(ratelimit.FailClosed)}, status: 503},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ran := false
@@ -87,8 +88,8 @@ func TestMethods(t *testing.T) {
 	require.NotEmpty(t, a.body)
 }
 
-// Other middleware may write to the values in a header map; that must reach neither another value of the
-// same response nor another response.
+// Other middleware may write to the values in a header map. That must change neither another value of the same response nor
+// another response.
 func TestHeaderValuesAreNotShared(t *testing.T) {
 	var first http.Header
 	h := serving(

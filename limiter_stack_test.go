@@ -137,28 +137,28 @@ func TestStackedLimiters(t *testing.T) {
 		state     string
 	}{
 		"the first is tighter": {
-			[]layer{{"a", 2, 1}, {"b", 3, 1}}, 1, 200, "2", "1", "",
-			`"a";q=2;w=60, "b";q=3;w=60`, `"a";r=1;t=30, "b";r=2;t=40`,
+			stack: []layer{{name: "a", tokens: 2, cost: 1}, {name: "b", tokens: 3, cost: 1}}, requests: 1, status: 200, limit: "2", remaining: "1",
+			policies: `"a";q=2;w=60, "b";q=3;w=60`, state: `"a";r=1;t=30, "b";r=2;t=40`,
 		},
 		"the second is tighter": {
-			[]layer{{"a", 3, 1}, {"b", 2, 1}}, 1, 200, "2", "1", "",
-			`"a";q=3;w=60, "b";q=2;w=60`, `"a";r=2;t=40, "b";r=1;t=30`,
+			stack: []layer{{name: "a", tokens: 3, cost: 1}, {name: "b", tokens: 2, cost: 1}}, requests: 1, status: 200, limit: "2", remaining: "1",
+			policies: `"a";q=3;w=60, "b";q=2;w=60`, state: `"a";r=2;t=40, "b";r=1;t=30`,
 		},
 		"the middle one is tightest": {
-			[]layer{{"a", 3, 1}, {"b", 2, 1}, {"c", 4, 1}}, 2, 200, "2", "0", "",
-			`"a";q=3;w=60, "b";q=2;w=60, "c";q=4;w=60`, `"a";r=1;t=20, "b";r=0;t=30, "c";r=2;t=30`,
+			stack: []layer{{name: "a", tokens: 3, cost: 1}, {name: "b", tokens: 2, cost: 1}, {name: "c", tokens: 4, cost: 1}}, requests: 2, status: 200, limit: "2", remaining: "0",
+			policies: `"a";q=3;w=60, "b";q=2;w=60, "c";q=4;w=60`, state: `"a";r=1;t=20, "b";r=0;t=30, "c";r=2;t=30`,
 		},
 		"the first refuses": {
-			[]layer{{"a", 2, 1}, {"b", 3, 1}}, 3, 429, "2", "0", "30",
-			`"a";q=2;w=60`, `"a";r=0;t=30`,
+			stack: []layer{{name: "a", tokens: 2, cost: 1}, {name: "b", tokens: 3, cost: 1}}, requests: 3, status: 429, limit: "2", remaining: "0", retry: "30",
+			policies: `"a";q=2;w=60`, state: `"a";r=0;t=30`,
 		},
 		"the second refuses": {
-			[]layer{{"a", 3, 1}, {"b", 2, 1}}, 3, 429, "2", "0", "30",
-			`"a";q=3;w=60, "b";q=2;w=60`, `"a";r=1;t=20, "b";r=0;t=30`,
+			stack: []layer{{name: "a", tokens: 3, cost: 1}, {name: "b", tokens: 2, cost: 1}}, requests: 3, status: 429, limit: "2", remaining: "0", retry: "30",
+			policies: `"a";q=3;w=60, "b";q=2;w=60`, state: `"a";r=1;t=20, "b";r=0;t=30`,
 		},
 		"the second refuses, though it has more left": {
-			[]layer{{"a", 3, 2}, {"b", 2, 9}}, 1, 429, "2", "2", "",
-			`"a";q=3;w=60, "b";q=2;w=60`, `"a";r=3;t=60, "b";r=2`,
+			stack: []layer{{name: "a", tokens: 3, cost: 2}, {name: "b", tokens: 2, cost: 9}}, requests: 1, status: 429, limit: "2", remaining: "2",
+			policies: `"a";q=3;w=60, "b";q=2;w=60`, state: `"a";r=3;t=60, "b";r=2`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -231,7 +231,7 @@ func TestNamesOnOneStore(t *testing.T) {
 	require.Equal(t, []int{200, 429}, statuses(router, "/login", "/search"))
 }
 
-// A name must not be able to reach into another's keys: "a" + "b:c" is not "a:b" + "c".
+// A limiter's keys must not be mistaken for those of another name: "a" + "b:c" is not "a:b" + "c".
 func TestNamesAreNoPrefixes(t *testing.T) {
 	var keys []string
 	spy := storeOption(func(_ context.Context, key string, take ratelimit.Take) (ratelimit.Result, error) {

@@ -27,15 +27,15 @@ func TestBurstThenRefill(t *testing.T) {
 			status                  int
 			remaining, reset, retry string // reset counts from the start
 		}{
-			{0, 200, "2", "3", ""},
-			{0, 200, "1", "6", ""},
-			{0, 200, "0", "9", ""},
-			{0, 429, "0", "9", "3"},
-			{2900 * time.Millisecond, 429, "0", "9", "1"},
-			{100*time.Millisecond - time.Microsecond, 429, "0", "9", "1"},
-			{time.Microsecond, 200, "0", "12", ""},
-			{500 * time.Millisecond, 429, "0", "12", "3"},
-			{time.Hour, 200, "2", "3607", ""},
+			{after: 0, status: 200, remaining: "2", reset: "3"},
+			{after: 0, status: 200, remaining: "1", reset: "6"},
+			{after: 0, status: 200, remaining: "0", reset: "9"},
+			{after: 0, status: 429, remaining: "0", reset: "9", retry: "3"},
+			{after: 2900 * time.Millisecond, status: 429, remaining: "0", reset: "9", retry: "1"},
+			{after: 100*time.Millisecond - time.Microsecond, status: 429, remaining: "0", reset: "9", retry: "1"},
+			{after: time.Microsecond, status: 200, remaining: "0", reset: "12"},
+			{after: 500 * time.Millisecond, status: 429, remaining: "0", reset: "12", retry: "3"},
+			{after: time.Hour, status: 200, remaining: "2", reset: "3607"},
 		} {
 			time.Sleep(step.after)
 			a := ask(h)

@@ -56,14 +56,14 @@ func TestWaitingClientThatLeavesGivesItsPlaceBack(t *testing.T) {
 		reason ratelimit.Reason
 		next   time.Duration
 	}{
-		{"hangs up", func(ctx context.Context) (context.Context, context.CancelFunc) {
+		{name: "hangs up", end: func(ctx context.Context) (context.Context, context.CancelFunc) {
 			ctx, cancel := context.WithCancel(ctx)
 			time.AfterFunc(500*time.Millisecond, cancel)
 			return ctx, cancel
-		}, 499, "gone", 500 * time.Millisecond},
-		{"runs out of time", func(ctx context.Context) (context.Context, context.CancelFunc) {
+		}, code: 499, reason: "gone", next: 500 * time.Millisecond},
+		{name: "runs out of time", end: func(ctx context.Context) (context.Context, context.CancelFunc) {
 			return context.WithTimeout(ctx, 500*time.Millisecond)
-		}, http.StatusTooManyRequests, "refused", time.Second}, // At once: its turn would come too late.
+		}, code: http.StatusTooManyRequests, reason: "refused", next: time.Second}, // At once, because its turn would come too late.
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -14,15 +14,15 @@ import (
 //
 //	ratelimit.WithObserver(ratelimit.LogObserver(slog.Default()))
 //
-// The level tells who has to act. Info: a client was refused, which is the limiter's daily work (refused, cost,
-// no_key, shadow). Warn: somebody should look (overflow: raise [WithMaxKeys]; banned; give_back). Error: there was no
+// The levels are Info for a client that was refused, which is a limiter's daily work (refused, cost, no_key, shadow); Warn
+// for what an operator should look at (overflow: raise [WithMaxKeys]; banned; give_back); and Error where there was no
 // decision (store, foreign, argument), with the store's error.
 //
-// A client that hammers is one line per [WithLogPeriod], per limiter and reason. Failures are one line per period,
-// limiter and reason, whoever asked. Each level has [WithLogRate] lines a second of its own, so that refusals cannot hide
-// an outage. The attribute "suppressed" counts the events of the same level that got no line since the level's line
-// before; without a further line they are not reported. Keys appear as their digest, see [KeyOf]. Errors are logged as they are, but for that about a foreign
-// state, which names the key: the error handler gets it whole.
+// A client that hammers is one line per [WithLogPeriod], limiter and reason. Failures are one line per period, limiter and
+// reason, whatever the client. Each level has [WithLogRate] lines a second of its own, so that refusals cannot hide an
+// outage. The attribute "suppressed" counts the events of the same level that got no line since the level's line before;
+// if no line follows, they are not reported. Keys appear as their digest, see [KeyOf]. Errors are logged as they are,
+// except the error about a foreign state, because it names the key; the error handler gets it whole.
 //
 // Allowed requests cost a comparison. One LogObserver may serve any number of limiters; it owns no goroutine, and
 // remembers up to 3 × lines a second × period digests of 8 bytes. It panics if logger is nil.
@@ -48,8 +48,8 @@ func LogObserver(logger *slog.Logger, opts ...LogOption) func(context.Context, E
 // LogOption configures [LogObserver].
 type LogOption func(*eventLog)
 
-// WithLogPeriod sets for how long a client that was logged is not logged again, for the same reason by the same
-// limiter. It panics if period is not positive. Default: 10 s.
+// WithLogPeriod sets how long a client that was logged is not logged again for the same reason by the same limiter. It
+// panics if period is not positive. Default: 10 s.
 func WithLogPeriod(period time.Duration) LogOption {
 	if period <= 0 {
 		panic(fmt.Sprintf("ratelimit: WithLogPeriod(%v): must be positive, for example 10*time.Second", period))
@@ -57,7 +57,7 @@ func WithLogPeriod(period time.Duration) LogOption {
 	return func(l *eventLog) { l.period = period }
 }
 
-// WithLogRate sets how many lines of each level are logged in one second, at the most. It panics if lines is below 1.
+// WithLogRate sets how many lines of each level are logged in one second at most. It panics if lines is below 1.
 // Default: 10.
 func WithLogRate(lines int) LogOption {
 	if lines < 1 {
@@ -66,7 +66,7 @@ func WithLogRate(lines int) LogOption {
 	return func(l *eventLog) { l.rate = lines }
 }
 
-// eventLog is what a LogObserver remembers: only lines that were written, which bounds it.
+// eventLog is a LogObserver. It remembers only lines that were written, so its memory is bounded.
 type eventLog struct {
 	logger *slog.Logger
 	period time.Duration
@@ -80,7 +80,7 @@ type eventLog struct {
 	levels map[slog.Level]*levelLog
 }
 
-// levelLog is what was logged of one level, and what was not.
+// levelLog counts what was logged on one level, and what was not.
 type levelLog struct {
 	lines      int // written in the current second
 	suppressed int // since the last line
@@ -154,10 +154,10 @@ func (l *eventLog) admit(e Event, level slog.Level) (suppressed int, ok bool) {
 		key    Key
 	}{e.Name, e.Reason, e.Key}
 	if e.Err != nil {
-		about.key = Key{} // The store is down for everybody.
+		about.key = Key{} // A store that is down fails for all keys alike.
 	}
-	// A hash, because a key may be long, and may lie in a buffer that is not ours to keep. Where two collide,
-	// a line is missing.
+	// A hash, because a key may be long, and may share the memory of something larger. Where two hashes collide, a line is
+	// missing.
 	id := maphash.Comparable(l.seed, about)
 
 	l.mu.Lock()

@@ -236,7 +236,7 @@ func TestLogRate(t *testing.T) {
 	}
 }
 
-// A flood of new keys leaves no more behind than what the lines of a period were about.
+// After a flood of new keys, only those that got a line within the period are remembered.
 // An outage gets its lines however many clients are refused and banned, and each line counts its own level.
 func TestLogOutageAmongRefusals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -318,7 +318,7 @@ func TestLogLevelOff(t *testing.T) {
 	}
 }
 
-// contextHandler hands on what it is given: the context of the request, while no lock is held.
+// contextHandler passes on the context that it is given, which must be the request's, with no lock held.
 type contextHandler struct {
 	slog.Handler
 	handle func(context.Context)
@@ -392,7 +392,7 @@ func TestLogDoesNotAllocateWithoutALine(t *testing.T) {
 	}
 }
 
-// redisReply is how go-redis marks what the server said.
+// redisReply is an error that go-redis marks as the server's.
 type redisReply string
 
 func (e redisReply) Error() string { return string(e) }

@@ -57,7 +57,7 @@ type config struct {
 	observers   []func(context.Context, Event)
 	mode        Mode
 	debugSecret string
-	mistakes    []error  // that an option finds by itself
+	mistakes    []error  // those that an option finds by itself
 	nils        []string // options that were given nil
 }
 
@@ -106,9 +106,10 @@ func WithLimit(limits ...Limit) Option {
 	}
 }
 
-// WithLimitFunc sets limits by request, for example by the client's plan. Where f returns none, the static
-// limits hold, and with [Unlimited] no limit does. A capacity of 0 is the rate's tokens. A client whose limits change keeps its buckets, matched by position. f must be safe for
-// concurrent use; the slice it returns is only read. An invalid limit goes to the error handler.
+// WithLimitFunc sets limits by request, for example by the client's plan. Where f returns none, the static limits hold;
+// where it returns [Unlimited], no limit holds. A capacity of 0 is the rate's tokens. A client whose limits change keeps
+// its buckets, matched by position. f must be safe for concurrent use; the slice it returns is only read. An invalid limit
+// goes to the error handler.
 func WithLimitFunc(f func(*gin.Context) []Limit) Option {
 	return func(c *config) {
 		c.notNil(f == nil, "WithLimitFunc", "a function")
@@ -152,8 +153,8 @@ func WithCost(cost func(*gin.Context) int) Option {
 	}
 }
 
-// WithHeaders sets what the response's headers say of the decisions: any of [XHeaders], [IETFHeaders] and your
-// own, or [NoHeaders]. Default: XHeaders. Retry-After is sent on every refusal, whatever is set here.
+// WithHeaders sets which headers describe the decisions: any of [XHeaders], [IETFHeaders] and your own, or [NoHeaders].
+// Default: XHeaders. Retry-After is sent on every refusal, whatever is set here.
 func WithHeaders(write ...HeaderFunc) Option {
 	return func(c *config) {
 		c.notNil(slices.ContainsFunc(write, func(w HeaderFunc) bool { return w == nil }), "WithHeaders", "HeaderFuncs, for example XHeaders")
@@ -182,8 +183,8 @@ func WithErrorHandler(failed func(*gin.Context, error)) Option {
 	}
 }
 
-// WithObserver tells observe of every decision, for metrics and logs: [Stats.Observe], [LogObserver]. It is
-// called on the request's goroutine, with no locks held, and must be safe for concurrent use. Repeatable.
+// WithObserver calls observe with every decision, for metrics and logs: [Stats.Observe], [LogObserver]. It is called on
+// the request's goroutine, with no locks held, and must be safe for concurrent use. Repeatable.
 func WithObserver(observe func(context.Context, Event)) Option {
 	return func(c *config) {
 		c.notNil(observe == nil, "WithObserver", "a function, for example NewStats().Observe")
@@ -191,10 +192,10 @@ func WithObserver(observe func(context.Context, Event)) Option {
 	}
 }
 
-// WithChargeIf charges a request only if charge says so after its handler has run: only failed logins, only
-// successes. The tokens are taken before, so that no more requests than the bucket allows are under way, and
-// given back afterwards where charge says no, as far as the bucket has not refilled them by then; see [Adjustment]. A
-// handler that panics is charged. Default: every request is.
+// WithChargeIf charges a request only if charge returns true after its handler has run: only failed logins, only
+// successes. The tokens are taken before, so that no more requests than the bucket allows are under way. If charge returns
+// false they are given back, as far as the bucket has not refilled them by then; see [Adjustment]. A request whose handler
+// panics is charged. Default: every request is.
 func WithChargeIf(charge func(*gin.Context) bool) Option {
 	return func(c *config) {
 		c.notNil(charge == nil, "WithChargeIf", "a function")
@@ -202,12 +203,11 @@ func WithChargeIf(charge func(*gin.Context) bool) Option {
 	}
 }
 
-// WithMaxWait holds a request back that finds too few tokens, up to longest, if they will be there by then,
-// instead of refusing it. That shapes traffic as a leaky bucket does: requests go on at the refill rate,
-// in the order in which they came, and only what would wait longer is refused. Each holds a goroutine and a
-// connection meanwhile, up to the refill rate times longest per key. A request whose deadline would come before its
-// turn is refused at once. A client that leaves gives its place back, as far as nobody has reserved one behind it.
-// Default: 0, which refuses at once.
+// WithMaxWait holds back a request that finds too few tokens, up to longest, instead of refusing it, if the tokens will be
+// there by then. That shapes traffic as a leaky bucket does: requests go on at the refill rate, in order of arrival, and
+// only a request that would wait longer is refused. Meanwhile each holds a goroutine and a connection: per key, up to the
+// refill rate times longest of them. A request whose deadline would come before its turn is refused at once. If a client
+// leaves, its request gives its place back, less what others have reserved behind it. Default: 0, which refuses at once.
 func WithMaxWait(longest time.Duration) Option {
 	return func(c *config) {
 		if longest < time.Microsecond || longest > day {
@@ -217,9 +217,9 @@ func WithMaxWait(longest time.Duration) Option {
 	}
 }
 
-// WithBan shuts out clients that ignore Retry-After: each ban is longer than the last; see [Ban]. It is decided
-// together with the take, so all instances on one store keep it. [Limiter.Reset] lifts it. Default: none, and
-// then a refusal changes nothing in the store.
+// WithBan shuts out clients that ignore Retry-After: each ban is longer than the last; see [Ban]. A ban is decided
+// together with the take, so all instances on one store keep it. [Limiter.Reset] lifts it. Default: none, and then a
+// refusal changes nothing in the store.
 func WithBan(ban Ban) Option {
 	return func(c *config) {
 		if err := ban.Validate(); err != nil {
@@ -229,7 +229,7 @@ func WithBan(ban Ban) Option {
 	}
 }
 
-// WithShadow makes the limiter begin in [Shadow], where it decides and refuses nobody. [Limiter.SetMode] ends it.
+// WithShadow makes the limiter begin in [Shadow], where it decides but refuses no request. [Limiter.SetMode] ends it.
 func WithShadow() Option { return func(c *config) { c.mode = Shadow } }
 
 // WithDebugHeader explains decisions, as [Explain] does, in the response header X-RateLimit-Explain to those
@@ -268,7 +268,7 @@ func (c *config) validate() error {
 	case c.hasRefill:
 		check(c.refill.Burst(c.refill.Tokens), fmt.Sprintf("WithRefillRate(%v)", c.refill))
 	case c.hasCapacity:
-		mistake("WithCapacity(%d) needs WithRefillRate: say how fast the bucket refills, for example WithRefillRate(PerSecond(10))", c.capacity)
+		mistake("WithCapacity(%d) needs WithRefillRate, for how fast the bucket refills: for example WithRefillRate(PerSecond(10))", c.capacity)
 	case len(c.given) == 0:
 		mistake("no limit is given; use WithLimit(PerMinute(100).Burst(200)), or WithRefillRate(PerSecond(10))")
 	}
@@ -307,11 +307,12 @@ func (c *config) limits() []Limit {
 	return withCapacities(append(limits, c.given...))
 }
 
-// checkName says what is wrong with a name. Names stand unescaped in structured fields and before a ':' in keys.
+// checkName returns what is wrong with a name, or "". Names are used unescaped in structured fields, and before a ':' in
+// keys.
 func checkName(name string) string {
-	const longest = 64
-	if name == "" || len(name) > longest {
-		return fmt.Sprintf("must have 1 to %d characters", longest)
+	const maxLength = 64
+	if name == "" || len(name) > maxLength {
+		return fmt.Sprintf("must have 1 to %d characters", maxLength)
 	}
 	for _, r := range name {
 		if r < ' ' || r > '~' || r == ':' || r == '"' || r == '\\' {

@@ -66,7 +66,7 @@ func TestWrongOptions(t *testing.T) {
 		{with(ratelimit.WithLimit(slices.Repeat([]ratelimit.Limit{ratelimit.PerHour(5).Burst(5)}, 32)...)),
 			"WithLimit: 32 limits, that of WithRefillRate not counted: at most 32 in all"},
 		{options{ratelimit.WithCapacity(5)},
-			"WithCapacity(5) needs WithRefillRate: say how fast the bucket refills, for example WithRefillRate(PerSecond(10))"},
+			"WithCapacity(5) needs WithRefillRate, for how fast the bucket refills: for example WithRefillRate(PerSecond(10))"},
 		{with(ratelimit.WithLimit(ratelimit.Limit{Capacity: -1, Refill: ratelimit.PerHour(5)})),
 			`WithLimit(5/h burst -1): capacity -1 of limit "5/h burst -1": must be at least 1`},
 		{with(ratelimit.WithLimit(ratelimit.Limit{Capacity: 5})),
@@ -108,7 +108,7 @@ func TestWrongOptions(t *testing.T) {
 	}
 }
 
-// Values that are fine in themselves, and too large together.
+// Each value is valid by itself, but together they are too large.
 func TestTooLargeOptions(t *testing.T) {
 	for name, c := range map[string]struct {
 		options options
@@ -156,7 +156,7 @@ func TestEveryMistakeAtOnce(t *testing.T) {
 	}, about)
 }
 
-// A wrong rate hides no other mistake.
+// A wrong rate does not hide other mistakes.
 func TestEveryMistakeAtOnceWithAWrongRate(t *testing.T) {
 	for _, rate := range []options{nil, {ratelimit.WithRefillRate(ratelimit.PerSecond(0))}} {
 		texts := mistakes(t, append(rate, ratelimit.WithCapacity(-1))...)
@@ -177,7 +177,7 @@ func TestDefaults(t *testing.T) {
 	require.Equal(t, 200, ask(h, peer("192.0.2.2:1")).status, "the key is the client's address")
 }
 
-// One list of options may make several limiters, and what it holds is not kept.
+// A list of options may be used for several limiters, and changing its slices later changes none of them.
 func TestOptionsAreReusable(t *testing.T) {
 	opts := options{
 		ratelimit.WithRefillRate(ratelimit.PerMinute(5)),

@@ -9,7 +9,7 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
-// setRefusalHeaders says that a response is a refusal of its moment.
+// setRefusalHeaders sets the headers that every refusal has, whatever writes its body.
 func setRefusalHeaders(h http.Header, r Result) {
 	h[headerCacheControl] = []string{"no-store"} // RFC 6585, 4: a 429 must not be cached.
 	if r.RetryAfter != Never {
@@ -67,11 +67,11 @@ func DenyProblem(c *gin.Context, r Result) {
 // FailOpen lets the request through where the store could not decide, as if there were no limiter. It is the default:
 // a limiter should not be what takes a service down.
 //
-// The error goes to the limiter's observers, or, without any, to the log. It does not go into c.Errors, from which
-// other middleware makes answers: they would change the response, and tell clients about the store.
+// The error goes to the limiter's observers, or, without any, to the log. It does not go into c.Errors: other middleware
+// makes responses from those, which would change the response, and disclose the store's error to clients.
 //
-// A cost or a limit that is invalid ([ErrArgument]) is no outage, but a mistake that somebody could use to get
-// around the limit. It is answered with 500.
+// A cost or a limit that is invalid ([ErrArgument]) is no outage, but a mistake that a client could use to get around the
+// limit. It is answered with 500.
 func FailOpen(c *gin.Context, err error) {
 	if errors.Is(err, ErrArgument) {
 		c.AbortWithStatus(http.StatusInternalServerError)
@@ -79,8 +79,8 @@ func FailOpen(c *gin.Context, err error) {
 }
 
 // FailClosed answers 503 where the store could not decide, with a problem of type
-// temporary-reduced-capacity (RFC 9457) and Retry-After: 1. The error is heard as with [FailOpen], and is neither in
-// the body nor in c.Errors. It is for routes that must not be open while the store is down, such as a login.
+// temporary-reduced-capacity (RFC 9457) and Retry-After: 1. The error goes where it goes with [FailOpen], and is neither
+// in the body nor in c.Errors. It is for routes that must not be open while the store is down, such as a login.
 func FailClosed(c *gin.Context, _ error) {
 	const retry = 1
 	h := c.Writer.Header()
@@ -102,12 +102,12 @@ func retryDetail(seconds int64) string {
 	return "Retry in " + strconv.FormatInt(seconds, 10) + " seconds."
 }
 
-// abortWith aborts with a body, which a HEAD does not get.
+// abortWith aborts with a body, which is left out for a HEAD.
 func abortWith(c *gin.Context, status int, contentType string, body []byte) {
 	c.Abort()
 	c.Writer.Header()["Content-Type"] = []string{contentType}
 	c.Status(status)
 	if c.Request.Method != http.MethodHead {
-		_, _ = c.Writer.Write(body) // That the client has gone is no news.
+		_, _ = c.Writer.Write(body) // An error means that the client has gone, which needs no report.
 	}
 }

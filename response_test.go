@@ -28,7 +28,7 @@ type field struct {
 	parameters map[string]int64
 }
 
-// parseFields reads such a list, and takes nothing but the one way that RFC 9651 has to write it.
+// parseFields reads such a list, and accepts only the one way in which RFC 9651 serializes it.
 func parseFields(text string) (fields []field, err error) {
 	for i, item := range strings.Split(text, ", ") {
 		quoted, parameters, _ := strings.Cut(item, ";")
@@ -85,25 +85,25 @@ func TestIETFHeaders(t *testing.T) {
 		result        ratelimit.Result
 		policy, state string
 	}{
-		{"10/s", allowed(9), `"n";q=10;w=1`, `"n";r=9;t=1`},
-		{"10/500ms", allowed(9), `"n";q=20;w=1`, `"n";r=9;t=1`},
-		{"100/m burst 200", allowed(50), `"n";q=100;w=60;tb-burst=200`, `"n";r=50;t=30`},
-		{"100/m burst 200", allowed(199), `"n";q=100;w=60;tb-burst=200`, `"n";r=199;t=120`},
-		{"100/m burst 10", allowed(0), `"n";q=100;w=60;tb-burst=10`, `"n";r=0;t=1`},
-		{"1000/h", allowed(999), `"n";q=1000;w=3600`, `"n";r=999;t=3597`},
-		{"1/86.4s", allowed(0), `"n";q=5;w=432`, `"n";r=0;t=87`},
-		{"1/86.4s burst 5000", allowed(4999), `"n";q=5;w=432;tb-burst=5000`, `"n";r=4999;t=431914`},
-		{"7/3s", allowed(6), `"n";q=7;w=3`, `"n";r=6;t=3`},
-		{"3/1.001s", allowed(1), `"n";q=3000;w=1001`, `"n";r=1;t=1`},
-		{"1/7ns", allowed(0), `"n";q=1000000000;w=7`, `"n";r=0;t=1`},
-		{"1/30d", allowed(1), `"n";q=1;w=2592000`, `"n";r=1;t=2592000`},
-		{"1/3650d", allowed(0), `"n";q=1;w=315360000`, `"n";r=0;t=315360000`},
-		{"1000000000/s", allowed(5), `"n";q=1000000000;w=1`, `"n";r=5;t=1`},
-		{"10/s", refused(time.Microsecond), `"n";q=10;w=1`, `"n";r=0;t=1`},
-		{"10/s", refused(time.Second), `"n";q=10;w=1`, `"n";r=0;t=1`},
-		{"10/s", refused(time.Second + time.Microsecond), `"n";q=10;w=1`, `"n";r=0;t=2`},
-		{"1/86.4s", refused(86400 * time.Millisecond), `"n";q=5;w=432`, `"n";r=0;t=87`},
-		{"10/s", refused(ratelimit.Never), `"n";q=10;w=1`, `"n";r=0`},
+		{limit: "10/s", result: allowed(9), policy: `"n";q=10;w=1`, state: `"n";r=9;t=1`},
+		{limit: "10/500ms", result: allowed(9), policy: `"n";q=20;w=1`, state: `"n";r=9;t=1`},
+		{limit: "100/m burst 200", result: allowed(50), policy: `"n";q=100;w=60;tb-burst=200`, state: `"n";r=50;t=30`},
+		{limit: "100/m burst 200", result: allowed(199), policy: `"n";q=100;w=60;tb-burst=200`, state: `"n";r=199;t=120`},
+		{limit: "100/m burst 10", result: allowed(0), policy: `"n";q=100;w=60;tb-burst=10`, state: `"n";r=0;t=1`},
+		{limit: "1000/h", result: allowed(999), policy: `"n";q=1000;w=3600`, state: `"n";r=999;t=3597`},
+		{limit: "1/86.4s", result: allowed(0), policy: `"n";q=5;w=432`, state: `"n";r=0;t=87`},
+		{limit: "1/86.4s burst 5000", result: allowed(4999), policy: `"n";q=5;w=432;tb-burst=5000`, state: `"n";r=4999;t=431914`},
+		{limit: "7/3s", result: allowed(6), policy: `"n";q=7;w=3`, state: `"n";r=6;t=3`},
+		{limit: "3/1.001s", result: allowed(1), policy: `"n";q=3000;w=1001`, state: `"n";r=1;t=1`},
+		{limit: "1/7ns", result: allowed(0), policy: `"n";q=1000000000;w=7`, state: `"n";r=0;t=1`},
+		{limit: "1/30d", result: allowed(1), policy: `"n";q=1;w=2592000`, state: `"n";r=1;t=2592000`},
+		{limit: "1/3650d", result: allowed(0), policy: `"n";q=1;w=315360000`, state: `"n";r=0;t=315360000`},
+		{limit: "1000000000/s", result: allowed(5), policy: `"n";q=1000000000;w=1`, state: `"n";r=5;t=1`},
+		{limit: "10/s", result: refused(time.Microsecond), policy: `"n";q=10;w=1`, state: `"n";r=0;t=1`},
+		{limit: "10/s", result: refused(time.Second), policy: `"n";q=10;w=1`, state: `"n";r=0;t=1`},
+		{limit: "10/s", result: refused(time.Second + time.Microsecond), policy: `"n";q=10;w=1`, state: `"n";r=0;t=2`},
+		{limit: "1/86.4s", result: refused(86400 * time.Millisecond), policy: `"n";q=5;w=432`, state: `"n";r=0;t=87`},
+		{limit: "10/s", result: refused(ratelimit.Never), policy: `"n";q=10;w=1`, state: `"n";r=0`},
 	} {
 		c.result.Limit = limit(c.limit)
 		h := http.Header{}
@@ -112,7 +112,7 @@ func TestIETFHeaders(t *testing.T) {
 	}
 }
 
-// decided is what a header function gets of a limiter "n" that has decided so.
+// decided is the decisions that a header function gets from a limiter "n" with this result.
 func decided(r ratelimit.Result) []ratelimit.Explanation {
 	return []ratelimit.Explanation{{Name: "n", Result: r}}
 }
@@ -142,7 +142,7 @@ func resultOf(tokens int, per int64, capacity, remaining int, allowed bool, retr
 	}
 }
 
-// The same over every order of magnitude, which takes a fuzzer long to find.
+// The same over all orders of magnitude, which a fuzzer would need long to reach.
 func TestIETFHeadersOfRandomLimits(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	number := func() int64 { return random.Int64() >> random.IntN(64) }
@@ -170,7 +170,7 @@ func checkIETFHeaders(t *testing.T, r ratelimit.Result) bool {
 	}
 	policy, state := parseOne(t, h, "Ratelimit-Policy"), parseOne(t, h, "Ratelimit")
 
-	// What is advertised is never above the rate, and is the rate where 15 digits suffice.
+	// The advertised rate is never above the real one, and equals it where 15 digits suffice.
 	tokens, per := r.Limit.Refill.Tokens, r.Limit.Refill.Per
 	q, w := policy["q"], policy["w"]
 	require.Positive(t, w)
@@ -207,7 +207,7 @@ func parseOne(t *testing.T, h http.Header, name string) map[string]int64 {
 	return fields[0].parameters
 }
 
-// A result that no store may give must not take a response down.
+// A result that no store may return must not break a response.
 func TestHeadersOfNonsense(t *testing.T) {
 	for _, write := range []ratelimit.HeaderFunc{ratelimit.XHeaders, ratelimit.IETFHeaders, ratelimit.NoHeaders} {
 		for _, r := range []ratelimit.Result{
@@ -230,14 +230,14 @@ func TestXHeaders(t *testing.T) {
 			at, resetAfter time.Duration
 			reset          int64 // seconds from the start
 		}{
-			{0, 0, 0},
-			{0, time.Second, 1},
-			{0, time.Second + time.Microsecond, 2},
-			{0, time.Microsecond, 1},
-			{300 * time.Millisecond, 700 * time.Millisecond, 1},
-			{300 * time.Millisecond, 700*time.Millisecond + time.Microsecond, 2},
-			{300 * time.Millisecond, 0, 1},
-			{0, 100 * 365 * 24 * time.Hour, 100 * 365 * 24 * 3600},
+			{at: 0, resetAfter: 0, reset: 0},
+			{at: 0, resetAfter: time.Second, reset: 1},
+			{at: 0, resetAfter: time.Second + time.Microsecond, reset: 2},
+			{at: 0, resetAfter: time.Microsecond, reset: 1},
+			{at: 300 * time.Millisecond, resetAfter: 700 * time.Millisecond, reset: 1},
+			{at: 300 * time.Millisecond, resetAfter: 700*time.Millisecond + time.Microsecond, reset: 2},
+			{at: 300 * time.Millisecond, resetAfter: 0, reset: 1},
+			{at: 0, resetAfter: 100 * 365 * 24 * time.Hour, reset: 100 * 365 * 24 * 3600},
 		} {
 			start := time.Now()
 			require.Zero(t, start.Nanosecond())
@@ -287,7 +287,7 @@ func sorted(names ...string) []string {
 	return names
 }
 
-// Who waits Retry-After is admitted, and where it was not rounded up, not a microsecond earlier.
+// A client that waits for Retry-After is admitted, and, where it was not rounded up, not a microsecond earlier.
 func TestRetryAfterIsTrue(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	limits := []ratelimit.Limit{
@@ -352,11 +352,11 @@ func TestBodies(t *testing.T) {
 		contentType string
 		body        string
 	}{
-		"JSON":                   {ratelimit.DenyJSON, 1, json, `{"error":"rate limit exceeded","retry_after":5}`},
-		"JSON, for good":         {ratelimit.DenyJSON, 9, json, `{"error":"rate limit exceeded"}`},
-		"problem":                {ratelimit.DenyProblem, 1, problem, quotaExceeded + `"detail":"Retry in 5 seconds.","violated-policies":["log in"]}`},
-		"problem, for good":      {ratelimit.DenyProblem, 9, problem, quotaExceeded + `"detail":"The request costs more than the quota holds.","violated-policies":["log in"]}`},
-		"problem of a long wait": {ratelimit.DenyProblem, 2, problem, quotaExceeded + `"detail":"Retry in 10 seconds.","violated-policies":["log in"]}`},
+		"JSON":                   {deny: ratelimit.DenyJSON, cost: 1, contentType: json, body: `{"error":"rate limit exceeded","retry_after":5}`},
+		"JSON, for good":         {deny: ratelimit.DenyJSON, cost: 9, contentType: json, body: `{"error":"rate limit exceeded"}`},
+		"problem":                {deny: ratelimit.DenyProblem, cost: 1, contentType: problem, body: quotaExceeded + `"detail":"Retry in 5 seconds.","violated-policies":["log in"]}`},
+		"problem, for good":      {deny: ratelimit.DenyProblem, cost: 9, contentType: problem, body: quotaExceeded + `"detail":"The request costs more than the quota holds.","violated-policies":["log in"]}`},
+		"problem of a long wait": {deny: ratelimit.DenyProblem, cost: 2, contentType: problem, body: quotaExceeded + `"detail":"Retry in 10 seconds.","violated-policies":["log in"]}`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -394,7 +394,7 @@ func TestProblemNamesTheRefusingPolicy(t *testing.T) {
 	require.Contains(t, ask(reversed).body, `"violated-policies":["a"]`)
 }
 
-// The handlers may also be called by the user's own.
+// A user's own handlers may also call these.
 func TestAnswersOutsideOfALimiter(t *testing.T) {
 	r := ratelimit.Result{RetryAfter: 1}
 	for want, handler := range map[string]gin.HandlerFunc{
@@ -418,7 +418,7 @@ func TestFailClosed(t *testing.T) {
 	require.Equal(t, answer{503, a.header, ""}, head)
 }
 
-// Whatever the store says, it does not reach the client.
+// The text of a store's error never reaches the client.
 func TestStoreErrorsStayInside(t *testing.T) {
 	for _, failed := range []func(*gin.Context, error){ratelimit.FailOpen, ratelimit.FailClosed} {
 		a := ask(serving(perMinute(1, ratelimit.WithName("down"), ratelimit.WithErrorHandler(failed),

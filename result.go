@@ -26,8 +26,8 @@ type Result struct {
 	Receipt    Receipt       // for Store.Adjust
 }
 
-// RetryAfterSeconds is RetryAfter as the Retry-After header has it: whole seconds, rounded up, at least 1. It is not ok
-// where there is none: the take was allowed, or waiting does not help.
+// RetryAfterSeconds is RetryAfter as the Retry-After header has it: whole seconds, rounded up, at least 1. It is not ok if
+// the take was allowed, or waiting does not help.
 func (r Result) RetryAfterSeconds() (seconds int, ok bool) {
 	if r.Allowed || r.RetryAfter == Never {
 		return 0, false
@@ -77,7 +77,7 @@ func (u LimitUsage) MarshalJSON() ([]byte, error) {
 	}{limitText(u.Limit), u.Remaining, u.Debt, u.NextToken.Seconds(), u.ResetAfter.Seconds()})
 }
 
-// limitText is the text of a limit, "" for the zero Limit of a Result that is of no decision.
+// limitText is the text of a limit, "" for the zero Limit of a Result without a decision.
 func limitText(l Limit) string {
 	if l == (Limit{}) {
 		return ""
@@ -85,7 +85,7 @@ func limitText(l Limit) string {
 	return l.String()
 }
 
-// Source is which store decided, and how. The zero Source is a Store that does not say.
+// Source is which store decided, and how. The zero Source is of a Store that does not set it.
 type Source uint8
 
 // The sources of a decision.
@@ -94,7 +94,7 @@ const (
 	SourceMemory           // a MemoryStore, on the key's own bucket
 	SourceOverflow         // a MemoryStore that had no room for the key, on a bucket shared with others; see WithMaxKeys
 	SourceRedis            // Redis
-	SourceDenyCache        // a RedisStore, from what Redis had said before; see WithDenyCache
+	SourceDenyCache        // a RedisStore, from an earlier refusal by Redis; see WithDenyCache
 	SourceFallback         // the fallback of a FallbackStore
 	SourceLease            // a RedisStore, from tokens that it had withdrawn before; see WithLease
 )
@@ -119,7 +119,7 @@ func (s Source) String() string {
 	}
 }
 
-// resultOf describes an outcome: of an adjustment, the look afterwards.
+// resultOf describes the outcome of a take, and the state after an adjustment.
 func resultOf(c *bucket.Change, source Source, limits []Limit, scales []bucket.Scale, o *bucket.Outcome) (r Result) {
 	take, allowed := c, o.Allowed
 	if c.Back != nil || c.Debt {
@@ -129,12 +129,10 @@ func resultOf(c *bucket.Change, source Source, limits []Limit, scales []bucket.S
 			allowed = allowed && admitted
 		}
 	}
-	decider, most := 0, int64(math.MinInt64)
+	decider, heaviest := 0, int64(math.MinInt64)
 	for i := range scales {
-		// What makes a limit decide: the longest wait, or else the fewest tokens.
-		weight := weightOf(take, &scales[i], o.Deficits[i], allowed)
-		if weight > most {
-			decider, most = i, weight
+		if weight := weightOf(take, &scales[i], o.Deficits[i], allowed); weight > heaviest {
+			decider, heaviest = i, weight
 		}
 	}
 	r.describe(take, allowed, &limits[decider], &scales[decider], o.Deficits[decider], o.ClockBehind)
@@ -143,7 +141,7 @@ func resultOf(c *bucket.Change, source Source, limits []Limit, scales []bucket.S
 		r.Receipt.sign(source, o.At, c.MaxWait > 0)
 		r.Receipt.set(o.Deficits)
 	} else if len(scales) > 1 {
-		r.Receipt.set(o.Deficits) // For Explanation.Buckets. Of one limit the result tells all.
+		r.Receipt.set(o.Deficits) // For Explanation.Buckets. A single limit is described by the result itself.
 	}
 	if o.Banned > 0 {
 		r.Banned, r.Remaining = true, 0
@@ -155,6 +153,7 @@ func resultOf(c *bucket.Change, source Source, limits []Limit, scales []bucket.S
 	return r
 }
 
+// weightOf is what makes a limit decide: the longest wait, or else the fewest tokens.
 func weightOf(c *bucket.Change, s *bucket.Scale, deficit int64, allowed bool) int64 {
 	switch {
 	case !allowed && c.N > s.Capacity:
@@ -168,7 +167,7 @@ func weightOf(c *bucket.Change, s *bucket.Scale, deficit int64, allowed bool) in
 	}
 }
 
-// describe is resultOf for one limit. It writes to r, because a Result is large to be passed around.
+// describe is resultOf for one limit. It writes to r, because a Result is large to return.
 func (r *Result) describe(c *bucket.Change, allowed bool, limit *Limit, s *bucket.Scale, deficit, clockBehind int64) {
 	r.Allowed = allowed
 	r.Limit = *limit
@@ -186,8 +185,8 @@ func (r *Result) describe(c *bucket.Change, allowed bool, limit *Limit, s *bucke
 	}
 }
 
-// usageOf describes a state, seen by limits, or by its own where there are none. clockBehind is by how many ticks the clock is
-// behind it.
+// usageOf describes a state by limits, or, without any, by the state's own. clockBehind is how many ticks the clock is
+// behind the state.
 func usageOf(source Source, s bucket.State, limits []Limit, clockBehind int64) Usage {
 	u := Usage{Source: source, Limits: make([]LimitUsage, len(s.Levels))}
 	for i := range s.Levels {
@@ -225,14 +224,14 @@ func ticksToDuration(ticks int64) time.Duration {
 	return time.Duration(ticks) * time.Microsecond
 }
 
-// Receipt is what a [Store] has to know of a take in order to correct it later; see [Adjustment]. It comes with the
-// [Result] of the take, is a value without secrets, and means something to the store that took only. The zero Receipt
-// is of no take.
+// Receipt is what a [Store] has to know about a take in order to correct it later; see [Adjustment]. It comes with the
+// [Result] of the take, contains no secrets, and has a meaning only for the store that took. The zero Receipt is of no
+// take.
 //
 // Up to 4 limits it does not allocate.
 type Receipt struct {
 	at    int64           // µs on the store's own clock
-	words [inWords]uint64 // the deficits of the first limits, and above them what the shifts below say
+	words [inWords]uint64 // the deficits of the first limits, and above them the fields of the shifts below
 	more  *[inMore]int64  // the deficits of the other limits
 }
 
@@ -241,22 +240,22 @@ const (
 	inMore  = MaxLimits - inWords
 )
 
-// A deficit has 53 bits, so a word has room for 11 more. A field of its own for each would make a Result 8 bytes larger,
-// and a take from memory a tenth slower.
+// A deficit has 53 bits, so 11 more of each word are free. Separate fields for what they hold would make a Result 8 bytes
+// larger, and a take from memory a tenth slower.
 const (
 	deficitMask = bucket.MaxDeficit
 
 	limitsShift, limitsMask = 53, 1<<6 - 1 // of word 0: how many limits
-	sourceShift, sourceMask = 59, 1<<3 - 1 // of word 0: who took
+	sourceShift, sourceMask = 59, 1<<3 - 1 // of word 0: which store took
 	tookBit                 = 1 << 62      // of word 0: the take was allowed
 	queuedBit               = 1 << 63      // of word 0: the take could wait
 	sidesShift              = 53           // of word 1: the sides of nested FallbackStores, the outermost lowest
 )
 
-// NewReceipt returns a receipt, for implementations of [Store]: source is the store's word, at the time of the take in
-// microseconds on the store's own clock, and deficits what each limit's bucket lacked right after the take, in units.
-// Of a rate of N tokens in P microseconds, in lowest terms, a token is P units. queued is whether the take could wait.
-// It panics if there are more deficits than [MaxLimits].
+// NewReceipt returns a receipt, for implementations of [Store]. source is the store's own; at is the time of the take, in
+// microseconds on the store's clock; deficits is what each limit's bucket lacked right after the take, in units; and queued
+// is whether the take could wait. At a rate of N tokens in P microseconds, in lowest terms, a token is P units. NewReceipt
+// panics if there are more deficits than [MaxLimits].
 func NewReceipt(source Source, at int64, deficits []int64, queued bool) Receipt {
 	var r Receipt
 	r.sign(source, at, queued)
@@ -300,7 +299,7 @@ func (r *Receipt) set(deficits []int64) {
 	}
 }
 
-// sign makes it the receipt of a take that was allowed: by whom, when, and whether it could wait.
+// sign makes r the receipt of a take that was allowed: by source, at a tick, and queued if it could wait.
 func (r *Receipt) sign(source Source, at int64, queued bool) {
 	r.at = at
 	r.words[0] = tookBit | uint64(source)<<sourceShift
@@ -321,7 +320,7 @@ func (r *Receipt) deficits() []int64 {
 func (r *Receipt) after(c *bucket.Change, scales []bucket.Scale) Receipt {
 	left := *r
 	if left.Len() != len(scales) {
-		return left // A debt by other limits says nothing of the take's.
+		return left // The adjustment was a debt by other limits, which leaves the take's as they are.
 	}
 	deficits := r.deficits()
 	c.Left(scales, deficits)
@@ -329,8 +328,9 @@ func (r *Receipt) after(c *bucket.Change, scales []bucket.Scale) Receipt {
 	return left
 }
 
-// The sides of a FallbackStore. Stores may be nested, so a receipt notes which side took at each of them, the outermost
-// last. The identity of the store would not do: a FallbackStore does not know what is wrapped in its sides.
+// The sides of a FallbackStore. FallbackStores may be nested, so a receipt has the side that took at each of them, the
+// outermost last. The store's identity would not do, because a side may be wrapped in stores that the FallbackStore does
+// not know.
 const (
 	primarySide  = 0
 	fallbackSide = 1

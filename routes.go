@@ -20,8 +20,8 @@ type Route struct {
 }
 
 // Routes returns the routes of an engine, sorted by path and method, with the limiters that are on them; the last is for
-// requests that match no route. It sees the limiters that are registered as they are, and those in [Stack] and [When].
-// It is nil where Gin's routes cannot be read, of which [Check] warns.
+// requests that match no route. It finds limiters whose Handle is registered itself, or in [Stack] or [When]. It is nil
+// if Gin's routes cannot be read; [Check] warns of that.
 //
 //	admin.GET("/limits", func(c *gin.Context) { c.JSON(http.StatusOK, ratelimit.Routes(router)) })
 func Routes(engine *gin.Engine) []Route {
@@ -52,8 +52,8 @@ func (l *Limiter) MarshalJSON() ([]byte, error) {
 	}{l.name, l.limits, l.Mode().String()})
 }
 
-// routesOf returns the routes of an engine with their handlers, that of no route last. It is not ok if they cannot be
-// read.
+// routesOf returns the routes of an engine with their handlers, and the handlers for no route last. It is not ok if they
+// cannot be read.
 func routesOf(engine *gin.Engine) (routes []route, ok bool) {
 	read, ok := ginroutes.Read(engine)
 	for _, r := range read {
@@ -66,8 +66,8 @@ func routesOf(engine *gin.Engine) (routes []route, ok bool) {
 //
 //	router.Use(ratelimit.When(isWrite, limiter.Handle))
 //
-// It is better than an if around a limiter, because [Check] and [Routes] see through it. To exempt requests from one
-// limiter, [WithSkip] says the same the other way round. It panics if either is nil.
+// Unlike an if around a limiter's Handle, it lets [Check] and [Routes] find the limiter. To exempt requests from one
+// limiter, use [WithSkip]. It panics if either is nil.
 func When(cond func(*gin.Context) bool, h gin.HandlerFunc) gin.HandlerFunc {
 	if cond == nil || h == nil {
 		panic("ratelimit: When: needs a condition and a handler, for example a limiter's Handle")
@@ -90,9 +90,9 @@ func (w when) handle(c *gin.Context) {
 	}
 }
 
-// WithSkip lets requests pass that skip picks, as if there were no limiter: they take nothing, have no headers and are
-// not observed. [Check] and [Routes] still see the limiter. skip must be safe for concurrent use. Repeatable: a request
-// that any of them picks is skipped.
+// WithSkip lets requests for which skip returns true pass, as if there were no limiter: they take nothing, have no headers
+// and are not observed. [Check] and [Routes] still find the limiter. skip must be safe for concurrent use. Repeatable: a
+// request passes if any of the functions returns true.
 //
 //	ratelimit.WithSkip(func(c *gin.Context) bool { return c.Request.Method == http.MethodOptions })
 func WithSkip(skip func(*gin.Context) bool) Option {
@@ -111,15 +111,15 @@ func (l *Limiter) skipped(c *gin.Context) bool {
 	return false
 }
 
-// Stack is one middleware of several limiters. It decides them all, in their order, before the handlers run, and stops
-// at the first that refuses: what the ones before have taken comes back. After the handlers, those with [WithChargeIf]
-// are asked, each once:
+// Stack is one middleware of several limiters. Before the handlers run, the limiters decide in their order, up to the
+// first that refuses: what the ones before have taken comes back. After the handlers, those with [WithChargeIf] are asked,
+// each once:
 //
 //	router.POST("/login", ratelimit.Stack(byAddress, byAccount), login)
 //
-// It is the way to call several limiters in one place. A handler that calls one limiter's Handle after another's is
-// not, if an earlier one has WithChargeIf: the rest of the chain then runs inside of the first, and the second refuses
-// when the answer has been written. Registering them one behind the other is as good.
+// Use it to call several limiters in one place, or register them one after the other. Do not call one limiter's Handle
+// after another's in one handler: if the first has WithChargeIf, the rest of the chain runs inside its Handle, and the
+// second decides when the response has been written.
 //
 // It panics without limiters, and if one is nil.
 func Stack(limiters ...*Limiter) gin.HandlerFunc {

@@ -33,7 +33,7 @@ func TestStackDecidesAllBeforeTheHandlers(t *testing.T) {
 	require.Equal(t, 2, ran)
 }
 
-// A limiter in front of the stack has its own say after the handlers, and once.
+// A limiter in front of the stack is asked by itself after the handlers, and once.
 func TestStackBehindALimiter(t *testing.T) {
 	store := ratelimit.WithStore(ratelimit.NewMemoryStore())
 	asked := map[string]int{}
@@ -51,7 +51,7 @@ func TestStackOfNothing(t *testing.T) {
 	require.PanicsWithValue(t, "ratelimit: Stack: limiter 1 is nil", func() { ratelimit.Stack(newLimiter(t), nil) })
 }
 
-// Check and Routes see through what this package puts around limiters.
+// Check and Routes find limiters within the middleware of this package.
 func TestCombinatorsAreSeenThrough(t *testing.T) {
 	always := func(*gin.Context) bool { return true }
 	a, b := newLimiter(t, ratelimit.WithName("a")), newLimiter(t, ratelimit.WithName("b"))

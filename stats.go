@@ -13,9 +13,9 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/notify"
 )
 
-// Stats counts decisions by limiter, for a page of numbers and for a first alert where no monitoring system
-// is at hand. Its [Stats.Observe] is an observer; one Stats may serve any number of limiters, and those of one
-// name are counted together:
+// Stats counts decisions by limiter, for a page of numbers, and for a first alert where there is no monitoring system.
+// Its [Stats.Observe] is an observer. One Stats may serve any number of limiters; limiters of one name are counted
+// together:
 //
 //	stats := ratelimit.NewStats()
 //	router.Use(ratelimit.New(…, ratelimit.WithObserver(stats.Observe)))
@@ -29,7 +29,7 @@ type Stats struct {
 	minimum uint64
 	names   atomic.Pointer[map[string]*tally] // copied on write, so that events need no lock
 
-	mu    sync.Mutex // held by those who change what follows, or replace names
+	mu    sync.Mutex // guards rules, and replacing names
 	rules []alertRule
 }
 
@@ -53,7 +53,7 @@ type NameStats struct {
 	Ratio    float64 `json:"minute_refusal_ratio"` // Refusals / Requests, from 0 to 1; 0 without requests
 }
 
-// Alert is what [Stats.Alert] tells.
+// Alert is what [Stats.Alert] passes to its function.
 type Alert struct {
 	Name      string  `json:"name"`      // the limiter's
 	Firing    bool    `json:"firing"`    // true when the ratio has passed the threshold, false when it has fallen back
@@ -131,12 +131,12 @@ func (s *Stats) Snapshot() []NameStats {
 	return snapshot
 }
 
-// Alert calls notify, for each name, once when more than ratio of the last minute's requests were refused, out of
-// at least [WithAlertMinimum], and once when no more than ratio are. An alert that fires does so at once; it falls
-// back in the next second at the earliest, so that a ratio around the threshold tells at most one pair a second.
+// Alert calls notify for each name: once when more than ratio of the last minute's requests were refused, out of at least
+// [WithAlertMinimum], and once when no more than ratio are. An alert fires at once. It falls back in the next second at
+// the earliest, so that a ratio around the threshold makes at most one pair of calls a second.
 //
-// There is no timer: the ratio is looked at on each event of the name, and by [Stats.Snapshot]. Where traffic may
-// stop altogether, call Snapshot now and then to hear that the alert is over.
+// There is no timer: the ratio is checked on each event of the name, and by [Stats.Snapshot]. If traffic may stop
+// altogether, call Snapshot now and then, so that the end of an alert is noticed.
 //
 // notify runs on the goroutine of the request, or of Snapshot, with no lock held: hand slow work to a goroutine of
 // your own. Calls for one name come one after the other and in order; those for different names may overlap.
@@ -179,7 +179,7 @@ func (s *Stats) addTally(name string) *tally {
 		return t
 	}
 	if len(names) >= maxStatsNames {
-		name = otherName // Others came first.
+		name = otherName // Other goroutines have added the last names meanwhile.
 		if t := names[name]; t != nil {
 			return t
 		}
@@ -192,8 +192,8 @@ func (s *Stats) addTally(name string) *tally {
 	return t
 }
 
-// tally is what is counted for one name. The totals only grow. The minute is the difference between the totals
-// now and those when the minute began, so that an event adds to one number and touches no window.
+// tally is what is counted for one name. The totals only grow. The last minute is the difference between the totals now
+// and those when the minute began, so that an event adds to one number, and updates no window.
 type tally struct {
 	name string
 	base time.Time
@@ -211,7 +211,7 @@ type tally struct {
 
 func secondsSince(base time.Time) int64 { return int64(time.Since(base) / time.Second) }
 
-// now returns the current second, which has begun by then.
+// now returns the current second, and begins it if no event has.
 func (t *tally) now() int64 {
 	now := secondsSince(t.base)
 	if t.second.Load() < now {
@@ -236,10 +236,11 @@ func (t *tally) begin(now int64) {
 	first := t.begins[(now+1)%statsWindow]
 	t.passedBefore.Store(first.passed)
 	t.refusedBefore.Store(first.refused)
-	t.second.Store(now) // Last: who reads it may rely on the others.
+	t.second.Store(now) // Last, so that a reader of it sees the others.
 }
 
-// minute returns the decisions of the last minute. What was before is read first, so no difference is negative.
+// minute returns the decisions of the last minute. The totals from before the minute are read first, so that no difference
+// is negative.
 func (t *tally) minute() (requests, refused uint64) {
 	passedBefore, refusedBefore := t.passedBefore.Load(), t.refusedBefore.Load()
 	refused = t.refused.Load() - refusedBefore
@@ -291,7 +292,7 @@ func (t *tally) watch(now int64) {
 	}
 }
 
-// look reports whether the alert should fire, and the minute that says so.
+// look reports whether the alert should fire, and the last minute's counts.
 func (w *alertWatch) look(now int64) (on bool, requests, refused uint64) {
 	requests, refused = w.tally.minute()
 	on = float64(refused) > w.ratio*float64(requests)
@@ -304,7 +305,7 @@ func (w *alertWatch) look(now int64) (on bool, requests, refused uint64) {
 	return on, requests, refused
 }
 
-// callNotify calls notify until it knows of the latest change.
+// callNotify calls notify until it has been called with the latest change.
 func (w *alertWatch) callNotify() {
 	w.calls.Run(&w.mu, func() func() {
 		now := w.tally.now()

@@ -28,7 +28,7 @@ func named(name string, e ratelimit.Event) ratelimit.Event {
 	return e
 }
 
-// observe tells stats of the same event n times.
+// observe passes the same event to stats n times.
 func observe(stats *ratelimit.Stats, n int, e ratelimit.Event) {
 	for range n {
 		stats.Observe(context.Background(), e)
@@ -64,7 +64,7 @@ func TestStatsCountsByNameAndFate(t *testing.T) {
 	observe(stats, 1, shadowEvent)
 	observe(stats, 5, failedEvent)
 	shadow := shadowEvent
-	shadow.Result.Allowed = false // However the result reads, a shadow refusal was let through.
+	shadow.Result.Allowed = false // A shadow refusal was let through, whatever its result.
 	observe(stats, 2, shadow)
 	observe(stats, 1, named("a", refusedEvent))
 	observe(stats, 2, ratelimit.Event{Name: allowedEvent.Name, Reason: ratelimit.ReasonGone})
@@ -89,18 +89,18 @@ func TestStatsMinuteSlides(t *testing.T) {
 		allowed, refused   int           // observed then
 		requests, refusals uint64        // in the minute then
 	}{
-		{0, 10, 5, 15, 5},
-		{900 * time.Millisecond, 0, 1, 16, 6},
-		{1 * time.Second, 1, 0, 17, 6},
-		{30 * time.Second, 0, 4, 21, 10},
-		{59*time.Second + 999*time.Millisecond, 0, 0, 21, 10}, // second 0 is the 59th before
-		{60 * time.Second, 0, 0, 5, 4},
-		{61 * time.Second, 0, 0, 4, 4},
-		{89 * time.Second, 2, 0, 6, 4},
-		{90 * time.Second, 0, 0, 2, 0},
-		{10 * time.Minute, 0, 0, 0, 0}, // many turns of the window
-		{10*time.Minute + 59*time.Second, 1, 1, 2, 1},
-		{24 * 365 * time.Hour, 3, 0, 3, 0},
+		{at: 0, allowed: 10, refused: 5, requests: 15, refusals: 5},
+		{at: 900 * time.Millisecond, refused: 1, requests: 16, refusals: 6},
+		{at: 1 * time.Second, allowed: 1, requests: 17, refusals: 6},
+		{at: 30 * time.Second, refused: 4, requests: 21, refusals: 10},
+		{at: 59*time.Second + 999*time.Millisecond, requests: 21, refusals: 10}, // second 0 is the 59th before
+		{at: 60 * time.Second, requests: 5, refusals: 4},
+		{at: 61 * time.Second, requests: 4, refusals: 4},
+		{at: 89 * time.Second, allowed: 2, requests: 6, refusals: 4},
+		{at: 90 * time.Second, requests: 2, refusals: 0},
+		{at: 10 * time.Minute, requests: 0, refusals: 0}, // many times the window
+		{at: 10*time.Minute + 59*time.Second, allowed: 1, refused: 1, requests: 2, refusals: 1},
+		{at: 24 * 365 * time.Hour, allowed: 3, requests: 3, refusals: 0},
 	}
 	synctest.Test(t, func(t *testing.T) {
 		stats, start := ratelimit.NewStats(), time.Now()
@@ -116,7 +116,7 @@ func TestStatsMinuteSlides(t *testing.T) {
 	})
 }
 
-// The minute of a random day is what a list of all events says it is.
+// On a random day, the counts of the minute are those of a list of all events.
 func TestStatsMinuteAgreesWithALog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stats, start := ratelimit.NewStats(), time.Now()
@@ -158,7 +158,7 @@ func TestStatsIsBounded(t *testing.T) {
 	}
 }
 
-// told collects what an alert tells, in order.
+// told collects the calls of an alert, in order.
 type told struct {
 	mu     sync.Mutex
 	alerts []ratelimit.Alert
@@ -192,44 +192,44 @@ func TestStatsAlert(t *testing.T) {
 		options []ratelimit.StatsOption
 		steps   []step
 	}{
-		"fires once and falls back once": {0.05, nil, []step{
-			{0, 95, 5, ""}, // 5 % is not above 5 %.
-			{0, 0, 1, "api true 6/101"},
-			{0, 0, 50, "api true 6/101"},
-			{time.Second, 968, 0, "api true 6/101"},
-			{0, 1, 0, "api true 6/101, api false 56/1120"},
-			{0, 100, 0, "api true 6/101, api false 56/1120"},
+		"fires once and falls back once": {ratio: 0.05, steps: []step{
+			{allowed: 95, refused: 5}, // 5 % is not above 5 %.
+			{refused: 1, told: "api true 6/101"},
+			{refused: 50, told: "api true 6/101"},
+			{wait: time.Second, allowed: 968, told: "api true 6/101"},
+			{allowed: 1, told: "api true 6/101, api false 56/1120"},
+			{allowed: 100, told: "api true 6/101, api false 56/1120"},
 		}},
-		"needs 100 requests": {0.05, nil, []step{
-			{0, 0, 99, ""},
-			{0, 0, 1, "api true 100/100"},
+		"needs 100 requests": {ratio: 0.05, steps: []step{
+			{refused: 99},
+			{refused: 1, told: "api true 100/100"},
 		}},
-		"needs as many requests as the option says": {0.5, atLeast(2), []step{
-			{0, 0, 1, ""},
-			{0, 0, 1, "api true 2/2"},
+		"needs as many requests as the option says": {ratio: 0.5, options: atLeast(2), steps: []step{
+			{refused: 1},
+			{refused: 1, told: "api true 2/2"},
 		}},
-		"does not fall back in the second in which it fired": {0.5, atLeast(1), []step{
-			{0, 0, 1, "api true 1/1"},
-			{0, 9, 0, "api true 1/1"},
-			{0, 0, 9, "api true 1/1"},
-			{0, 9, 0, "api true 1/1"},
-			{time.Second, 1, 0, "api true 1/1, api false 10/29"},
+		"does not fall back in the second in which it fired": {ratio: 0.5, options: atLeast(1), steps: []step{
+			{refused: 1, told: "api true 1/1"},
+			{allowed: 9, told: "api true 1/1"},
+			{refused: 9, told: "api true 1/1"},
+			{allowed: 9, told: "api true 1/1"},
+			{wait: time.Second, allowed: 1, told: "api true 1/1, api false 10/29"},
 		}},
-		"stays on while most of a few are refused": {0.5, atLeast(10), []step{
-			{0, 0, 10, "api true 10/10"},
-			{59 * time.Second, 0, 1, "api true 10/10"},
-			{time.Second, 0, 1, "api true 10/10"}, // 2 of 2
-			{0, 2, 0, "api true 10/10, api false 2/4"},
+		"stays on while most of a few are refused": {ratio: 0.5, options: atLeast(10), steps: []step{
+			{refused: 10, told: "api true 10/10"},
+			{wait: 59 * time.Second, refused: 1, told: "api true 10/10"},
+			{wait: time.Second, refused: 1, told: "api true 10/10"}, // 2 of 2
+			{allowed: 2, told: "api true 10/10, api false 2/4"},
 		}},
-		"falls back when the minute is over": {0.5, nil, []step{
-			{0, 0, 100, "api true 100/100"},
-			{60 * time.Second, 1, 0, "api true 100/100, api false 0/1"},
-			{0, 0, 98, "api true 100/100, api false 0/1"},
-			{0, 0, 1, "api true 100/100, api false 0/1, api true 99/100"},
+		"falls back when the minute is over": {ratio: 0.5, steps: []step{
+			{refused: 100, told: "api true 100/100"},
+			{wait: 60 * time.Second, allowed: 1, told: "api true 100/100, api false 0/1"},
+			{refused: 98, told: "api true 100/100, api false 0/1"},
+			{refused: 1, told: "api true 100/100, api false 0/1, api true 99/100"},
 		}},
-		"fires on any refusal at ratio 0": {0, atLeast(1), []step{
-			{0, 1000, 0, ""},
-			{0, 0, 1, "api true 1/1001"},
+		"fires on any refusal at ratio 0": {ratio: 0, options: atLeast(1), steps: []step{
+			{allowed: 1000},
+			{refused: 1, told: "api true 1/1001"},
 		}},
 	}
 	for name, c := range cases {
@@ -265,7 +265,7 @@ func TestStatsAlertOfShadowAndFailures(t *testing.T) {
 	}
 }
 
-// Rules and names may come in any order, and each pair of them is on its own.
+// Rules and names may come in any order, and each pair of them has its own alert.
 func TestStatsAlertsPerNameAndRule(t *testing.T) {
 	stats, low, high := ratelimit.NewStats(ratelimit.WithAlertMinimum(10)), &told{}, &told{}
 	observe(stats, 8, named("early", allowedEvent))
@@ -303,7 +303,7 @@ func TestStatsSnapshotTellsWhenTrafficHasStopped(t *testing.T) {
 	})
 }
 
-// What notify does with the Stats cannot deadlock, and a panic in it leaves the alert in working order.
+// notify may use the Stats without a deadlock, and after a panic in it the alert still works.
 func TestStatsNotifyHoldsNoLock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stats, told := ratelimit.NewStats(ratelimit.WithAlertMinimum(1)), &told{}
@@ -333,7 +333,7 @@ func TestStatsNotifyHoldsNoLock(t *testing.T) {
 	})
 }
 
-// While notify is at work, the state may change again: the one at work tells that too, afterwards.
+// If the state changes while notify runs, the same goroutine calls notify again afterwards.
 func TestStatsNotifiesOneAfterTheOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stats, told := ratelimit.NewStats(ratelimit.WithAlertMinimum(1)), &told{}
@@ -346,10 +346,10 @@ func TestStatsNotifiesOneAfterTheOther(t *testing.T) {
 			told.add(a)
 			inside.Add(-1)
 		})
-		go observe(stats, 1, refusedEvent) // is told until second 2
+		go observe(stats, 1, refusedEvent) // notify runs until second 2
 		time.Sleep(time.Second)
 		for range 8 {
-			go observe(stats, 1, allowedEvent) // nobody waits
+			go observe(stats, 1, allowedEvent) // does not wait for it
 		}
 		synctest.Wait()
 		if time.Sleep(10 * time.Second); told.String() != "api true 1/1, api false 1/9" {

@@ -14,21 +14,21 @@ import (
 // decide alike, bit for bit. A Store holds no configuration: limits come with every call, so one Store
 // serves any number of limiters. Package storetest has the conformance suite for other implementations.
 //
-// A changed limit keeps its bucket. A new rate counts from the last take on. A larger capacity is there at once; a
-// smaller one keeps of the tokens in the bucket what it can hold, and the store remembers the larger until
-// the bucket is full by that. So versions of a program with different limits, side by side on one key, admit
-// together no more than one with the largest capacity and rate.
+// A changed limit keeps its bucket. A new rate counts from the last take on. A larger capacity is there at once. A smaller
+// one keeps as many of the bucket's tokens as it can hold, and the store remembers the larger capacity until the bucket is
+// full by that. So versions of a program with different limits, side by side on one key, together admit no more than one
+// version with the largest capacity and rate.
 //
 // A key has one bucket per limit, matched by position. The buckets of positions that a call does not name
 // are left alone. Implementations are safe for concurrent use, and copy key and limits if they keep them: the
 // caller may reuse both.
 //
-// The context of a take that a [Limiter] makes for a request is the request's. A client that hangs up ends it, and a store
-// decides all the same, within a time budget of its own: the handlers run, also where a store gives up by
-// [context.Canceled], and then they have cost nothing.
+// A [Limiter]'s take for a request has the request's context. It ends when the client hangs up, but a store should decide
+// all the same, within a time budget of its own. If a store gives up with [context.Canceled] instead, the handlers still
+// run, and the request costs nothing.
 //
-// An error means that the store could not decide: it is unreachable, its state is not ours ([ErrForeignState]), or
-// the arguments are wrong ([ErrArgument]).
+// An error means that the store could not decide: it is unreachable, the key holds something that is not a rate limit
+// ([ErrForeignState]), or the arguments are wrong ([ErrArgument]).
 type Store interface {
 	// Take withdraws tokens from each of key's buckets, one per limit, or, if any holds too few, from none. A bucket
 	// that does not exist is full. A refusal is a Result, and changes nothing but the strikes of take.Ban.
@@ -58,8 +58,8 @@ type Take struct {
 	// Limits is one bucket each, 1 to MaxLimits of them.
 	Limits []Limit
 
-	// MaxWait lets a take have tokens that refill within it. The bucket is left in debt, and Result.Wait says
-	// when it is out of it, which is when to proceed. Rounded down to microseconds. 0: no wait.
+	// MaxWait lets a take have tokens that refill within this time. The bucket is then in debt, and Result.Wait is the time
+	// until it is not, which the caller has to wait. Rounded down to microseconds. 0: no wait.
 	MaxWait time.Duration
 
 	// Ban shuts the key out when it is refused too often. A refusal then changes the key's state. The zero Ban is none.
@@ -69,12 +69,12 @@ type Take struct {
 // Adjustment is a correction of an earlier take.
 //
 // N > 0 gives tokens back to each bucket, never above the capacity, and never what the bucket has refilled since: a
-// token that was taken is void as soon as the bucket has refilled over it, or it would come back twice. Where a
-// bucket lacked D tokens right after the take, and refills r a second, N tokens given back e seconds later are worth
+// token that was taken is void as soon as the bucket has refilled over it, or it would come back twice. If a bucket lacked
+// D tokens right after the take, and refills r a second, N tokens given back e seconds later are worth
 // min(N, max(0, D - r·e)), for each limit on its own, by the limits of the take. So what stays charged within any W
-// seconds is at most C + r·W, C being the capacity, and what takes from before gave back within them. If a part of a
-// take is given back, what was used counts as its oldest part. After a take that could wait ([Take].MaxWait), a bucket
-// that others wait for gets nothing back, because none of them would move up.
+// seconds is at most C + r·W, with C the capacity, and what earlier takes gave back within them. If a part of a take is
+// given back, what was used counts as its oldest part. After a take that could wait ([Take].MaxWait), a bucket that others
+// wait for gets nothing back, because none of them would move up.
 //
 // Without the Receipt of a take that was allowed there is nothing to give back, and nothing changes. A Receipt of another
 // store, or of another number of limits, is an [ErrArgument].
@@ -90,8 +90,8 @@ type Adjustment struct {
 	Limits  []Limit // those of the take
 	Receipt Receipt // the take's, or that of the adjustment before
 
-	// Leave gives up a place in the queue before its turn: a take whose Wait is not over. It is worth as much less as
-	// others have reserved behind it, as with CancelAt of golang.org/x/time/rate: their places stay where they are.
+	// Leave gives up a place in the queue before its turn: a take whose Wait is not over. What others have reserved behind
+	// it is subtracted from its worth, because their places stay where they are, as with CancelAt of golang.org/x/time/rate.
 	Leave bool
 }
 
@@ -114,12 +114,12 @@ type LimitUsage struct {
 }
 
 var (
-	// ErrArgument is wrapped by the errors of stores about what they were asked: a negative cost, no
-	// limits, or an invalid limit. The store is well.
+	// ErrArgument is wrapped by a store's errors about its arguments: a negative cost, no limits, or an invalid limit. The
+	// store itself works.
 	ErrArgument = errors.New("invalid argument")
 
-	// ErrForeignState is wrapped by the errors of stores that found something under a key that is not
-	// theirs. They leave it untouched.
+	// ErrForeignState is wrapped by a store's errors about a key that holds something that is not a rate limit. The store
+	// leaves it untouched.
 	ErrForeignState = errors.New("state is not a rate limit's")
 )
 
@@ -127,7 +127,8 @@ func negativeCost(n int) error {
 	return argumentError(errorf("cost %d: must not be negative; Adjust gives tokens back", n))
 }
 
-// plain reports whether the take is of tokens alone, as nearly all are: change would be dearer than the take.
+// plain reports whether the take has no wait and no ban, as nearly all takes. For these, calling change would cost more
+// than the take itself.
 func (t *Take) plain() bool { return t.N >= 0 && t.MaxWait == 0 && t.Ban == (Ban{}) }
 
 // change returns the take in units.
@@ -150,7 +151,7 @@ func (t *Take) change() (bucket.Change, error) {
 	return c, nil
 }
 
-// change returns the adjustment in units, for a store that makes receipts as source.
+// change returns the adjustment in units, for a store whose receipts are of source.
 func (a *Adjustment) change(source Source) (bucket.Change, error) {
 	if a.N <= 0 {
 		return bucket.Change{N: -max(int64(a.N), -bucket.MaxDeficit), Debt: true}, nil
@@ -197,7 +198,7 @@ func appendScales(scales []bucket.Scale, limits []Limit) ([]bucket.Scale, error)
 	return scales, nil
 }
 
-// argumentError marks an error about a limit.
+// argumentError makes an error wrap ErrArgument.
 func argumentError(err error) error {
 	if errors.Is(err, ErrArgument) {
 		return err
@@ -205,18 +206,18 @@ func argumentError(err error) error {
 	return errorf("%w: %w", err, ErrArgument)
 }
 
-// errorf is fmt.Errorf for errors that leave the package. Each says "ratelimit: " once, at its beginning, however many
-// of them it wraps.
+// errorf is fmt.Errorf for errors that leave the package. Their text has "ratelimit: " once, at its beginning, however many
+// such errors they wrap.
 func errorf(format string, args ...any) error {
 	for i, arg := range args {
-		if err, ok := arg.(prefixedError); ok { // Not one that is wrapped: that is printed as it is.
+		if err, ok := arg.(prefixedError); ok { // A prefixedError within another error keeps its prefix.
 			args[i] = innerError{err}
 		}
 	}
 	return prefixedError{fmt.Errorf(format, args...)}
 }
 
-// prefixedError is an error that says whose it is.
+// prefixedError is an error whose text begins with the package's name.
 type prefixedError struct{ error }
 
 func (e prefixedError) Error() string { return "ratelimit: " + e.error.Error() }

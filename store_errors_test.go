@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// However deep errors of this package wrap one another, the text says "ratelimit: " once, and all of them are found.
+// However deep errors of this package wrap one another, the text has "ratelimit: " once, and errors.Is finds all of them.
 func TestErrorsSayThePackageOnce(t *testing.T) {
 	cause := errors.New("connection refused")
 	inner := errorf("redis: %w", cause)

@@ -24,11 +24,11 @@ import (
 //
 // # The breaker
 //
-// A call that the primary fails is decided by the fallback. After several failures in a row ([WithTripAfter])
-// the primary is asked no more, so that an outage costs requests nothing. Of calls that fail together the first one
-// counts: one broken connection is one failure, however many takes were on it, and so is one late reply. After a
-// cool-off ([WithCoolOff]) one call asks it again, while the others still go to the fallback: if that succeeds, the
-// primary is back, and if it fails, another cool-off begins. There is no goroutine and no timer.
+// If the primary fails a call, the fallback decides it. After several failures in a row ([WithTripAfter]) the primary is
+// no longer asked, so that an outage does not slow requests down. Of calls that fail together only the first counts: a
+// broken connection is one failure, however many takes were on it, and so is one late reply. After a cool-off
+// ([WithCoolOff]) one call asks the primary again, while the others still go to the fallback. If it succeeds, the primary
+// is back; if it fails, another cool-off begins. There is no goroutine and no timer.
 //
 //	           failures in a row
 //	+--------+ >= WithTripAfter   +------+  cool-off is over  +-----------+
@@ -40,10 +40,10 @@ import (
 //	    +-----------------------------------------------------------+
 //	                          that call succeeds
 //
-// Errors about the call or its key ([ErrArgument], [ErrForeignState]) are returned as they are, and so is any
-// error once the caller's context has ended. They are no failures, and neither is [context.Canceled]: clients
-// that hang up cannot open the breaker. What a [RedisStore] decides from memory ([SourceDenyCache], [SourceLease]) is no success:
-// it says nothing about Redis. A panic passes through, and counts as a failure.
+// Errors about the call or its key ([ErrArgument], [ErrForeignState]) are returned as they are, and so is any error once
+// the caller's context has ended. They do not count as failures, and neither does [context.Canceled], so clients that hang
+// up cannot open the breaker. What a [RedisStore] decides from memory ([SourceDenyCache], [SourceLease]) does not count as
+// a success, because Redis was not asked. A panic passes through, and counts as a failure.
 //
 // # The bound
 //
@@ -59,12 +59,12 @@ import (
 // add up beyond M · (C' + r'·W) in any W seconds, however often the stores take turns, because the fallback's
 // buckets refill in between at their own rate.
 //
-// Not in the bound, because they are not the fallback's: a primary that comes back without its state has full
-// buckets, C more. Tokens that are given back ([Store.Adjust]) may be taken again; they go to the store that took
-// them, and a debt goes to the store that decides by then.
+// The bound leaves out what the fallback does not admit. A primary that comes back without its state has full buckets, C
+// more. Tokens that are given back ([Store.Adjust]) may be taken again; they go to the store that took them, and a debt
+// goes to the store that decides at that time.
 //
-// The fallback is not kept warm by charging it too while the primary is well: that would double the work of
-// every request to save at most C' in an outage.
+// The fallback is not charged while the primary works: that would double the work of every request, to save at most C'
+// in an outage.
 type FallbackStore struct {
 	primary, fallback Store
 	share             share
@@ -74,10 +74,10 @@ type FallbackStore struct {
 
 	breaker  *gobreaker.TwoStepCircuitBreaker[struct{}]
 	outage   atomic.Pointer[outage] // nil while the breaker is closed
-	failures atomic.Uint64          // that were counted so far
-	failing  atomic.Bool            // whether the breaker may have counted failures, so that a success is news to it
+	failures atomic.Uint64          // how many were counted so far
+	failing  atomic.Bool            // whether the breaker may have counted failures, which a success would reset
 
-	mu       sync.Mutex // guards the rest; held while the breaker learns of a call
+	mu       sync.Mutex // guards the rest; held while a call is reported to the breaker
 	cause    error      // how that call failed
 	switches []storeSwitch
 	calls    notify.Serial // of onSwitch
@@ -108,30 +108,30 @@ type fallbackConfig struct {
 	mistakes  []error
 }
 
-// WithShare sets at what share of the limits the fallback decides, above 0 and up to 1. With a fallback in each
-// of three processes it is 1.0/3, which is taken for the third that it nearly is. Default: 1.
+// WithShare sets the share of the limits by which the fallback decides, above 0 and up to 1. With a fallback in each of
+// three processes it is 1.0/3, which counts as exactly a third, although the float is a little less. Default: 1.
 //
-// Both capacity and rate are multiplied by it and rounded down, but a capacity never below 1, and a rate never
-// to none: one token in 142 years is the least. The share of a limit is always a valid limit.
+// Capacity and rate are multiplied by it and rounded down, the capacity to no less than 1, the rate to no less than one
+// token in 142 years. The share of a limit is always a valid limit.
 func WithShare(share float64) FallbackOption {
 	return func(c *fallbackConfig) { c.share = share }
 }
 
-// WithTripAfter sets after how many failures in a row the primary is asked no more. Default: 5.
+// WithTripAfter sets after how many failures in a row the primary is no longer asked. Default: 5.
 func WithTripAfter(failures int) FallbackOption {
 	return func(c *fallbackConfig) { c.tripAfter = failures }
 }
 
-// WithCoolOff sets for how long the primary is not asked then. Up to half as much is added each time, at
-// random, so that processes that lost it together do not come back together. The call that asks then waits for
-// the primary, up to [WithTimeout] where that is Redis. Default: 1 s.
+// WithCoolOff sets how long the primary is not asked after that. Up to half as much is added at random each time, so that
+// processes that lost the primary together do not return to it together. The call that asks again waits for the primary,
+// up to [WithTimeout] if that is Redis. Default: 1 s.
 func WithCoolOff(shortest time.Duration) FallbackOption {
 	return func(c *fallbackConfig) { c.coolOff = shortest }
 }
 
-// WithOnSwitch calls onSwitch when the fallback takes over, with the failure that made it, and when the primary
-// is back, with nil. It is called on the goroutine of a request, with no locks held, and one switch after the
-// other, in order: hand slow work to a goroutine of your own. Default: no call.
+// WithOnSwitch calls onSwitch when the fallback takes over, with the failure that caused it, and when the primary is back,
+// with nil. It is called on the goroutine of a request, with no locks held, for one switch after the other, in order. Hand
+// slow work to a goroutine of your own. Default: no call.
 func WithOnSwitch(onSwitch func(degraded bool, cause error)) FallbackOption {
 	return func(c *fallbackConfig) {
 		if onSwitch == nil {
@@ -178,7 +178,7 @@ func NewFallbackStore(primary, fallback Store, opts ...FallbackOption) (*Fallbac
 	}
 	s.share.set(c.share)
 	s.breaker = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
-		Timeout: c.coolOff, // The outage lasts at least as long, so the probe is never held up by this.
+		Timeout: c.coolOff, // No longer than the outage, so the breaker lets the probe through.
 		ReadyToTrip: func(counts gobreaker.Counts) bool {
 			return int64(counts.ConsecutiveFailures) >= int64(c.tripAfter)
 		},
@@ -204,8 +204,8 @@ func (s *FallbackStore) Take(ctx context.Context, key string, take Take) (Result
 	})
 }
 
-// Adjust implements [Store]. A give-back goes to the store that took. While that is a primary that is not asked, it is
-// dropped, and the error says so. A debt goes to the store that decides now.
+// Adjust implements [Store]. A give-back goes to the store that took. If that is the primary, and it is not asked now, the
+// give-back is dropped, which is an error. A debt goes to the store that decides now.
 func (s *FallbackStore) Adjust(ctx context.Context, key string, change Adjustment) (Result, error) {
 	adjust := func(store Store, limits []Limit) (Result, error) {
 		change := change
@@ -231,7 +231,7 @@ func (s *FallbackStore) Adjust(ctx context.Context, key string, change Adjustmen
 	return result, nil
 }
 
-// Look implements [Store]: of the store that decides now.
+// Look implements [Store]. It returns what the store that decides now holds.
 func (s *FallbackStore) Look(ctx context.Context, key string, limits []Limit) (Usage, error) {
 	var usage Usage
 	look := func(store Store, limits []Limit) (_ Result, err error) {
@@ -259,7 +259,7 @@ func (s *FallbackStore) Reset(ctx context.Context, key string) (found bool, err 
 	return found || foundHere, errors.Join(err, errHere)
 }
 
-// check implements checker: what is wrong with either store is wrong with this.
+// check implements checker. It returns the warnings of both stores.
 func (s *FallbackStore) check(ctx context.Context) []Warning {
 	var warnings []Warning
 	for _, store := range []Store{s.primary, s.fallback} {
@@ -270,7 +270,7 @@ func (s *FallbackStore) check(ctx context.Context) []Warning {
 	return warnings
 }
 
-// leases implements leaser: it has those of its primary.
+// leases implements leaser. The leases are those of the primary.
 func (s *FallbackStore) leases() (period time.Duration, ok bool) {
 	if l, ok := s.primary.(leaser); ok {
 		return l.leases()
@@ -278,7 +278,7 @@ func (s *FallbackStore) leases() (period time.Duration, ok bool) {
 	return 0, false
 }
 
-// decide has the primary decide about n tokens, and, where it cannot, the fallback. ask makes the call.
+// decide makes a call about n tokens to the primary, and, if that cannot decide, to the fallback.
 func (s *FallbackStore) decide(ctx context.Context, n int, limits []Limit, ask askStore) (Result, error) {
 	result, decided, cause := s.try(ctx, limits, ask)
 	if decided {
@@ -300,7 +300,7 @@ func (s *FallbackStore) decide(ctx context.Context, n int, limits []Limit, ask a
 // bothFailed is the error of a call that neither store could decide.
 func (s *FallbackStore) bothFailed(cause, err error) error {
 	if errors.Is(err, ErrArgument) {
-		return err // The primary would say so too.
+		return err // The primary would have returned the same.
 	}
 	return errorf("%w; and the fallback: %w", cause, err)
 }
@@ -316,11 +316,12 @@ func fits(n int, limits []Limit) bool {
 }
 
 var (
-	errNoVerdict = errors.New("says nothing about the store")
+	errNoVerdict = errors.New("neither a success nor a failure of the store")
 	errPanicked  = errorf("the primary store panicked")
 )
 
-// try asks the primary, if the breaker lets it. Where that decides nothing, err says why, and the fallback should.
+// try asks the primary, if the breaker lets it. If the primary does not decide, err is the reason, and the fallback should
+// decide.
 func (s *FallbackStore) try(ctx context.Context, limits []Limit, ask askStore) (result Result, decided bool, err error) {
 	var probe func(error)
 	began := s.failures.Load()
@@ -336,7 +337,7 @@ func (s *FallbackStore) try(ctx context.Context, limits []Limit, ask askStore) (
 	defer func() { s.report(probe, began, verdict) }()
 	result, err = ask(s.primary, limits)
 	switch {
-	case err == nil && (result.Source == SourceDenyCache || result.Source == SourceLease): // Redis was not asked: it may be down.
+	case err == nil && (result.Source == SourceDenyCache || result.Source == SourceLease): // Redis was not asked, and may be down.
 		verdict = errNoVerdict
 		return result, true, nil
 	case err == nil:
@@ -354,18 +355,18 @@ func (s *FallbackStore) try(ctx context.Context, limits []Limit, ask askStore) (
 	}
 }
 
-// report tells the breaker how a call ended: nil, a failure, or errNoVerdict. probe is the breaker's own way to
-// be told, where it has let the call through. The call began after so many failures.
+// report reports to the breaker how a call ended: nil, a failure, or errNoVerdict. probe is the breaker's callback, if the
+// breaker let the call through; else nil. began is the count of failures when the call began.
 //
-// While the breaker is closed, calls pass without it, and it is told only what is news: failures, and the success
-// after one. That spares them its lock and its clock, which cost more than a take in memory.
+// While the breaker is closed, calls do not ask it. It gets reports only of failures, and of the success after one. That
+// saves its lock and its clock, which cost more than a take in memory.
 func (s *FallbackStore) report(probe func(error), began uint64, verdict error) {
 	if probe == nil {
 		if verdict == nil && !s.failing.Load() || errors.Is(verdict, errNoVerdict) {
 			return
 		}
 		if verdict != nil && !s.failures.CompareAndSwap(began, began+1) {
-			return // Another call that was under way has failed before it.
+			return // Another call that was under way has failed first, and only that counts.
 		}
 		if s.outage.Load() != nil {
 			return // The call began before the outage, which only a probe may end or prolong.
@@ -375,8 +376,8 @@ func (s *FallbackStore) report(probe func(error), began uint64, verdict error) {
 			return
 		}
 	}
-	// failing is lowered before a success is counted and raised after a failure is, so that it is never down
-	// while the breaker's count is up.
+	// failing is cleared before a success is reported, and set after a failure is, so that it is never false while the
+	// breaker's count is above 0.
 	if verdict == nil {
 		s.failing.Store(false)
 	}
@@ -390,8 +391,8 @@ func (s *FallbackStore) report(probe func(error), began uint64, verdict error) {
 	s.callOnSwitch()
 }
 
-// onStateChange notes that the breaker has changed. The breaker calls it under its lock, and, but for half-open, which is
-// still the outage, under s.mu.
+// onStateChange records a change of the breaker's state. The breaker calls it with its own lock held, and, unless the new
+// state is half-open, with s.mu held. Half-open still counts as the outage.
 func (s *FallbackStore) onStateChange(_ string, from, to gobreaker.State) {
 	switch to {
 	case gobreaker.StateOpen:
@@ -409,7 +410,7 @@ func (s *FallbackStore) onStateChange(_ string, from, to gobreaker.State) {
 	}
 }
 
-// callOnSwitch reports the switches that nobody has reported yet.
+// callOnSwitch calls onSwitch for the switches that it was not called for so far.
 func (s *FallbackStore) callOnSwitch() {
 	s.calls.Run(&s.mu, func() func() {
 		if len(s.switches) == 0 {

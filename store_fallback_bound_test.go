@@ -14,7 +14,8 @@ import (
 	"github.com/gin-ratelimit/ratelimit"
 )
 
-// A hundred times down and up again, under load: each cool-off ends in one probe, and the switches are told in order.
+// The primary goes down and up a hundred times, under load: each cool-off ends in one probe, and the switches are reported in
+// order.
 func TestSwitchesAHundredTimes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const (
@@ -98,13 +99,13 @@ func TestSwitchesAHundredTimes(t *testing.T) {
 	})
 }
 
-// What is admitted over an outage stays within the published bound, and reaches it.
+// What is admitted over an outage stays within the documented bound, and reaches it.
 func TestFallbackBound(t *testing.T) {
 	traces := 120
 	if testing.Short() {
 		traces = 30
 	}
-	reached, most := 0, 0.0
+	reached, highest := 0, 0.0
 	for seed := range traces {
 		synctest.Test(t, func(t *testing.T) {
 			o := newOutages(t, uint64(seed))
@@ -113,16 +114,16 @@ func TestFallbackBound(t *testing.T) {
 			if fallback == 1 {
 				reached++
 			}
-			most = max(most, both)
+			highest = max(highest, both)
 		})
 		if t.Failed() {
 			t.Fatalf("seed %d", seed)
 		}
 	}
-	if !testing.Short() && (reached < traces/20 || most < 0.9) {
-		t.Errorf("the bound proves little: the fallbacks reached it in %d of %d traces, and all stores came up to %.2f of theirs", reached, traces, most)
+	if !testing.Short() && (reached < traces/20 || highest < 0.9) {
+		t.Errorf("the bound proves little: the fallbacks reached it in %d of %d traces, and all stores came up to %.2f of theirs", reached, traces, highest)
 	}
-	t.Logf("%d traces; the fallbacks reached their bound in %d; all stores together came up to %.3f of theirs", traces, reached, most)
+	t.Logf("%d traces; the fallbacks reached their bound in %d; all stores together came up to %.3f of theirs", traces, reached, highest)
 }
 
 // outages is processes that share a primary, each with a fallback of its own, and links that break at random.
@@ -263,7 +264,7 @@ func (o *outages) check() (fallback, both float64) {
 	return float64(parts.worst) / float64(parts.capacity), float64(all.worst) / float64(all.capacity)
 }
 
-// window holds all windows up to now against capacity + rate · length: level is the worst of them, in units.
+// window compares all windows up to now with capacity + rate · length; level is the worst of them, in units.
 type window struct {
 	capacity, rate, level, worst int64
 	last                         int64 // in microseconds, which is how stores count time

@@ -20,13 +20,13 @@ func TestBreakerCountsFailuresInARow(t *testing.T) {
 		calls []bool
 		want  bool
 	}{
-		{"four", 5, []bool{ill, ill, ill, ill}, false},
-		{"five", 5, []bool{ill, ill, ill, ill, ill}, true},
-		{"not in a row", 5, []bool{ill, ill, ill, ill, well, ill, ill, ill, ill}, false},
-		{"in a row at last", 5, []bool{ill, ill, well, ill, well, ill, ill, ill, ill, ill}, true},
-		{"after many successes", 2, []bool{well, well, well, well, ill, well, well, ill, ill}, true},
-		{"one", 1, []bool{well, ill}, true},
-		{"every other", 2, []bool{ill, well, ill, well, ill, well, ill, well}, false},
+		{name: "four", after: 5, calls: []bool{ill, ill, ill, ill}},
+		{name: "five", after: 5, calls: []bool{ill, ill, ill, ill, ill}, want: true},
+		{name: "not in a row", after: 5, calls: []bool{ill, ill, ill, ill, well, ill, ill, ill, ill}},
+		{name: "in a row at last", after: 5, calls: []bool{ill, ill, well, ill, well, ill, ill, ill, ill, ill}, want: true},
+		{name: "after many successes", after: 2, calls: []bool{well, well, well, well, ill, well, well, ill, ill}, want: true},
+		{name: "one", after: 1, calls: []bool{well, ill}, want: true},
+		{name: "every other", after: 2, calls: []bool{ill, well, ill, well, ill, well, ill, well}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			primary := newFickleStore()
@@ -47,7 +47,7 @@ func TestBreakerCountsFailuresInARow(t *testing.T) {
 	}
 }
 
-// What is about the call, its key or its caller is returned as it is, and does not count, however often it comes.
+// An error about the call, its key or its caller is returned as it is, and never counts, however often it comes.
 func TestWhatIsNoFailure(t *testing.T) {
 	cancelled, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -59,12 +59,12 @@ func TestWhatIsNoFailure(t *testing.T) {
 		err        error
 		byFallback bool
 	}{
-		{"an argument", context.Background(), fmt.Errorf("cost: %w", ratelimit.ErrArgument), false},
-		{"foreign state", context.Background(), fmt.Errorf("key: %w", ratelimit.ErrForeignState), false},
-		{"a client that has gone", cancelled, context.Canceled, false},
-		{"a client that has gone, and a store that fails", cancelled, errDown, false},
-		{"a caller's deadline", late, context.DeadlineExceeded, false},
-		{"a cancellation of somebody else's", context.Background(), fmt.Errorf("closing: %w", context.Canceled), true},
+		{name: "an argument", ctx: context.Background(), err: fmt.Errorf("cost: %w", ratelimit.ErrArgument)},
+		{name: "foreign state", ctx: context.Background(), err: fmt.Errorf("key: %w", ratelimit.ErrForeignState)},
+		{name: "a client that has gone", ctx: cancelled, err: context.Canceled},
+		{name: "a client that has gone, and a store that fails", ctx: cancelled, err: errDown},
+		{name: "a caller's deadline", ctx: late, err: context.DeadlineExceeded},
+		{name: "a cancellation of somebody else's", ctx: context.Background(), err: fmt.Errorf("closing: %w", context.Canceled), byFallback: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -88,7 +88,7 @@ func TestWhatIsNoFailure(t *testing.T) {
 					t.Fatal("it opened the breaker")
 				}
 
-				// Nor does it reset the count, nor decide a probe.
+				// It neither resets the count nor decides a probe.
 				primary.failsWith(errDown)
 				for range 4 {
 					fallbackTake(s, 0)
@@ -119,7 +119,7 @@ func TestWhatIsNoFailure(t *testing.T) {
 	}
 }
 
-// However many calls were on a connection that broke, it broke once.
+// A broken connection counts as one failure, however many calls were on it.
 func TestFailuresTogetherCountOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		primary := newFickleStore()
@@ -136,7 +136,7 @@ func TestFailuresTogetherCountOnce(t *testing.T) {
 		if s.Degraded() {
 			t.Fatal("one broken connection has opened the breaker")
 		}
-		for range 4 { // But failures one after the other do.
+		for range 4 { // Failures one after the other all count.
 			fallbackTake(s, 0)
 		}
 		if !s.Degraded() {
@@ -145,7 +145,7 @@ func TestFailuresTogetherCountOnce(t *testing.T) {
 	})
 }
 
-// A timeout of the store's own is a failure, unlike one of the caller's.
+// A timeout of the store's own is a failure; one of the caller's is not.
 func TestStoreTimeoutCounts(t *testing.T) {
 	primary := newFickleStore()
 	s := newFallback(t, primary, ratelimit.NewMemoryStore(), ratelimit.WithTripAfter(1))
@@ -156,7 +156,7 @@ func TestStoreTimeoutCounts(t *testing.T) {
 	}
 }
 
-// What Redis has refused before says nothing about whether it is there.
+// A refusal from memory does not show whether Redis can be reached.
 func TestDenyCacheIsNoSuccess(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		primary := newFickleStore()
@@ -209,7 +209,7 @@ func TestOutageCostsNothing(t *testing.T) {
 	})
 }
 
-// A call that was under way when the breaker opened neither ends the outage nor prolongs it, however late it comes back.
+// A call that was under way when the breaker opened neither ends the outage nor prolongs it, however late it ends.
 func TestLateCalls(t *testing.T) {
 	for name, end := range map[string]error{"well": nil, "ill": errDown} {
 		t.Run(name, func(t *testing.T) {
@@ -235,7 +235,7 @@ func TestLateCalls(t *testing.T) {
 	}
 }
 
-// Replicas that lose their primary together come back one by one.
+// Replicas that lose their primary together return to it one by one.
 func TestProbesAreSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const replicas, step = 200, 10 * time.Millisecond
@@ -269,7 +269,7 @@ func TestProbesAreSpread(t *testing.T) {
 	})
 }
 
-// After any number of calls at once, well and ill, a success still ends the row of failures.
+// After any mix of successes and failures at once, a success still resets the count of failures.
 func TestBreakerCountsUnderConcurrency(t *testing.T) {
 	const clients, calls = 8, 20
 	for range 200 {

@@ -8,17 +8,17 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 )
 
-// share is a part of limits: a fraction of them.
+// share is a fraction of limits.
 type share struct {
-	fraction *big.Rat // nil is all
+	fraction *big.Rat // nil is the whole
 	parts    limitsMemo[[]Limit]
 }
 
-// set sets the fraction that a float in (0, 1] stands for. The float 1.0/3 is a little less than a third, and 1.0/49
-// taken 49 times is less than 1; so it is the fraction with the smallest denominator that divides to this float,
-// and where there is none with a small one, the float itself.
+// set sets the fraction that a float in (0, 1] means. The float 1.0/3 is a little less than a third, and 49 times the
+// float 1.0/49 is less than 1. So set looks for the fraction with the smallest denominator whose quotient is this float,
+// and takes the float as it is only if there is none with a small denominator.
 func (s *share) set(share float64) {
-	const denominators = 10_000 // as many replicas, or four decimals
+	const denominators = 10_000 // enough for as many replicas, and for four decimals
 	if share == 1 {
 		return
 	}
@@ -46,7 +46,7 @@ func (s *share) of(limits []Limit) []Limit {
 	return part
 }
 
-// ofOne returns the share of one limit. One that is not valid stays as it is, so that the store says what is wrong.
+// ofOne returns the share of one limit. An invalid limit stays as it is, so that the store's error names it.
 func (s *share) ofOne(l Limit) Limit {
 	if l.Validate() != nil {
 		return l
@@ -55,7 +55,7 @@ func (s *share) ofOne(l Limit) Limit {
 	capacity := new(big.Int).Mul(big.NewInt(int64(l.Capacity)), p)
 	capacity = bigMax(capacity.Quo(capacity, q), big.NewInt(1))
 
-	// Exactly, with the period longer, as in "10/3s" for a third of "10/s".
+	// The exact share, by a longer period, as in "10/3s" for a third of "10/s".
 	tokens := new(big.Int).Mul(big.NewInt(int64(l.Refill.Tokens)), p)
 	per := new(big.Int).Mul(big.NewInt(int64(l.Refill.Per)), q)
 	if tokens.IsInt64() && int64(int(tokens.Int64())) == tokens.Int64() && per.IsInt64() {
@@ -65,15 +65,16 @@ func (s *share) ofOne(l Limit) Limit {
 		}
 	}
 
-	// Or the rate next below that can be counted for this capacity: as many tokens in a whole number of microseconds
-	// as make the rounding small. Those microseconds are the units of a token, of which a bucket has bucket.MaxUnits.
+	// If that cannot be counted, a rate just below it that can be for this capacity: tokens in a whole number of
+	// microseconds, of both as many as possible, so that the rounding is small. The microseconds are the units of a token,
+	// of which a bucket has at most bucket.MaxUnits.
 	const maxTokens = min(bucket.MaxUnits/1000, math.MaxInt)
-	most := big.NewInt(bucket.MaxUnits)
+	maxUnits := big.NewInt(bucket.MaxUnits)
 	perToken := new(big.Rat).SetFrac(per, tokens.Mul(tokens, big.NewInt(int64(time.Microsecond))))
-	units := new(big.Rat).SetInt(new(big.Int).Quo(most, capacity))
+	units := new(big.Rat).SetInt(new(big.Int).Quo(maxUnits, capacity))
 	tokens = bigMin(bigMax(floor(units.Quo(units, perToken)), big.NewInt(1)), big.NewInt(maxTokens))
-	ticks := bigMin(ceil(perToken.Mul(perToken, new(big.Rat).SetInt(tokens))), most)
-	capacity = bigMin(capacity, new(big.Int).Quo(most, ticks))
+	ticks := bigMin(ceil(perToken.Mul(perToken, new(big.Rat).SetInt(tokens))), maxUnits)
+	capacity = bigMin(capacity, new(big.Int).Quo(maxUnits, ticks))
 	return Limit{int(capacity.Int64()), Rate{int(tokens.Int64()), time.Duration(ticks.Int64()) * time.Microsecond}}
 }
 

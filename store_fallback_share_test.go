@@ -13,7 +13,7 @@ import (
 	"github.com/gin-ratelimit/ratelimit"
 )
 
-// What costs more than the share holds has to wait for the primary, and not for ever.
+// A take that costs more than the share holds has to wait for the primary, and not for ever.
 func TestCostAboveTheShare(t *testing.T) {
 	s := newFallback(t, deadStore{}, ratelimit.NewMemoryStore(), ratelimit.WithShare(0.5), ratelimit.WithCoolOff(3*time.Second))
 	for n, want := range map[int]time.Duration{
@@ -29,7 +29,7 @@ func TestCostAboveTheShare(t *testing.T) {
 	}
 }
 
-// shareOf is a limit's share, as the fallback is asked for it.
+// shareOf is a limit's share, as the fallback gets it.
 func shareOf(t testing.TB, s *ratelimit.FallbackStore, limit ratelimit.Limit) ratelimit.Limit {
 	t.Helper()
 	r, err := s.Take(context.Background(), "key", ratelimit.Take{Limits: []ratelimit.Limit{limit}})
@@ -40,7 +40,7 @@ func shareOf(t testing.TB, s *ratelimit.FallbackStore, limit ratelimit.Limit) ra
 }
 
 func TestShares(t *testing.T) {
-	// The quotients that are computed in programs are a little off; these are off enough to lose a token.
+	// Quotients that programs compute are a little inexact; these are so inexact that a token would be lost.
 	fortyNine, oneHundredSeven := 49.0, 107.0
 	for _, c := range []struct {
 		share       float64
@@ -86,7 +86,7 @@ func TestShares(t *testing.T) {
 	}
 }
 
-// For any limit and share: a valid limit, never above the share, and next to it.
+// The share of any limit is a valid limit, never above the exact share, and close to it.
 func TestSharesOfAnyLimit(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	slowest, fast := big.NewRat(1, 1<<52), big.NewRat(1e6, 1) // tokens a microsecond
@@ -163,7 +163,7 @@ func TestSharesAreRemembered(t *testing.T) {
 			t.Errorf("a take under %v allocates %v times", limits, allocs)
 		}
 	}
-	two[1].Capacity = 300 // The caller's slice is the caller's.
+	two[1].Capacity = 300 // The caller may change its slice.
 	if r, err := s.Take(ctx, "key", ratelimit.Take{N: 1, Limits: two}); err != nil || r.Limit.Capacity != 100 {
 		t.Errorf("a changed limit: got %v, %v", r.Limit, err)
 	}

@@ -28,7 +28,7 @@ func TestFallbackStoreConforms(t *testing.T) {
 	})
 }
 
-// halfReset is content when the fallback is reset.
+// halfReset is a FallbackStore whose error of a Reset is ignored, because the fallback is reset.
 type halfReset struct{ *ratelimit.FallbackStore }
 
 func (s halfReset) Reset(ctx context.Context, key string) (bool, error) {
@@ -83,7 +83,7 @@ func TestFallbackStoreMistakes(t *testing.T) {
 	}
 }
 
-// The fallback decides what the primary does not, and never in place of it.
+// The fallback decides what the primary does not decide, and nothing else.
 func TestFallbackStoreTranscript(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		primary := newFickleStore()
@@ -149,7 +149,7 @@ func TestFallbackStorePanics(t *testing.T) {
 	}
 }
 
-// The switch is told with no lock held: the hook may use the store, and even switch it again.
+// onSwitch is called with no lock held: it may use the store, and even cause another switch.
 func TestOnSwitchMayUseTheStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s *ratelimit.FallbackStore
@@ -161,7 +161,7 @@ func TestOnSwitchMayUseTheStore(t *testing.T) {
 				if len(told) == 1 {
 					time.Sleep(1500 * time.Millisecond)
 					primary.recovers()
-					told = append(told, "meanwhile: "+fallbackTake(s, 1)) // Which is the switch back.
+					told = append(told, "meanwhile: "+fallbackTake(s, 1)) // Causes the switch back.
 				}
 			}))
 		primary.failsWith(errDown)
@@ -213,7 +213,7 @@ func TestBothStoresFail(t *testing.T) {
 		wantText(t, "error", err.Error(), want)
 	}
 
-	// A wrong argument is the caller's fault, whoever is down.
+	// A wrong argument is the caller's mistake, whichever store is down.
 	fallback.recovers()
 	if _, err := s.Take(context.Background(), "key", ratelimit.Take{N: -1, Limits: tenAnHour}); !errors.Is(err, ratelimit.ErrArgument) || errors.Is(err, errDown) {
 		t.Errorf("a negative cost: %v", err)
@@ -318,12 +318,13 @@ func TestFallbackStoreTakesWithOptions(t *testing.T) {
 		primary, fallback ratelimit.Store
 		wait              time.Duration
 	}{
-		{"the primary waits", ratelimit.NewMemoryStore(), deadStore{}, 100 * time.Millisecond},
-		{"the fallback waits", deadStore{}, ratelimit.NewMemoryStore(), 200 * time.Millisecond}, // At half the rate.
+		{name: "the primary waits", primary: ratelimit.NewMemoryStore(), fallback: deadStore{}, wait: 100 * time.Millisecond},
+		{name: "the fallback waits", primary: deadStore{}, fallback: ratelimit.NewMemoryStore(), wait: 200 * time.Millisecond}, // At half the rate.
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				// The stores were made outside of the bubble, so that their clocks are ahead and stand still.
+				// The stores were made outside of the bubble, so their clocks are ahead, and do not move until the bubble's time has
+				// caught up.
 				s := newFallback(t, c.primary, c.fallback, ratelimit.WithShare(0.5))
 				if r, err := s.Take(ctx, "key", ratelimit.Take{N: 1, Limits: tenPerSecond}); err != nil || !r.Allowed {
 					t.Fatalf("without options: got %+v, %v", r, err)

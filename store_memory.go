@@ -14,22 +14,22 @@ import (
 )
 
 // MemoryStore keeps buckets in this process. It is exact per key, scales with cores, and needs no closing: it
-// owns no goroutine and no timer. A bucket that is full again equals one that does not exist, so its place is
-// given to others as they come, and nothing is lost by it.
+// owns no goroutine and no timer. A bucket that is full again equals one that does not exist, so its place can be given
+// to another key without losing anything.
 //
-// A key costs 50 to 100 bytes, whatever its length, once there are many: up to 5,000 take 256 KiB, which keeps them
-// out of each other's cache lines. See [WithMaxKeys] for how many there can be. A process that restarts starts with
-// full buckets, and each process counts alone: for several, use [RedisStore].
+// A key costs 50 to 100 bytes, whatever its length, once there are many; up to 5,000 keys take 256 KiB, which keeps them
+// out of each other's cache lines. See [WithMaxKeys] for how many there can be. A process that restarts has full buckets,
+// and each process counts alone: for several, use [RedisStore].
 type MemoryStore struct {
 	clock  slots.Clock
 	seeds  slots.Seeds
 	shards []memoryShard                 // a power of two
-	tables []atomic.Pointer[slots.Table] // of the shards; apart from what is locked, so that all fit the fastest cache
+	tables []atomic.Pointer[slots.Table] // of the shards, but not in them, so that all tables' pointers fit the fastest cache
 	limits slots.Limits
 
 	maxKeys  int64
 	keys     atomic.Int64  // in all shards; reserved before a key is added, so never above maxKeys
-	neighbor atomic.Uint32 // whose turn it is to be searched for room
+	neighbor atomic.Uint32 // the shard that was last searched for room by another, modulo their number
 }
 
 // memoryShard is one part of the keys, padded so that no two of them share a cache line.
@@ -54,10 +54,9 @@ type memoryConfig struct{ maxKeys int }
 
 // WithMaxKeys bounds how many keys the store holds. Default: 1<<20, which is about 64 MiB when full.
 //
-// Keys whose buckets are full again give way to new ones, losing nothing. Once the store holds nothing else
-// than buckets in use, new keys share overflow buckets, one per set of limits and shard (there are up to 256),
-// and the Result says so by [SourceOverflow]: a flood of keys throttles new keys together, and never resets
-// one that is drained.
+// Keys whose buckets are full again give way to new ones, without losing anything. Once all buckets in the store are in
+// use, new keys share overflow buckets, one per set of limits and shard (there are up to 256), and the Result has
+// [SourceOverflow]. So a flood of keys throttles new keys together, and never resets a drained one.
 func WithMaxKeys(keys int) MemoryOption { return func(c *memoryConfig) { c.maxKeys = keys } }
 
 // NewMemoryStore returns an empty store. It panics if WithMaxKeys is given less than 1.
@@ -69,8 +68,8 @@ func NewMemoryStore(opts ...MemoryOption) *MemoryStore {
 	if config.maxKeys < 1 {
 		panic(fmt.Sprintf("ratelimit: WithMaxKeys(%d): must be at least 1", config.maxKeys))
 	}
-	// Shards bound how long an insert may hold others up, which is while a table grows: 256 make that some
-	// 100 µs at a million keys. Small stores need no more than keeps a shard's luck in the hash small.
+	// Shards bound how long a growing table holds up takes: with 256 shards, some 100 µs at a million keys. Small stores
+	// have fewer, because in shards of few keys chance would spread the keys unevenly.
 	const (
 		maxShards      = 256
 		keysWorthShard = 1024
@@ -168,13 +167,13 @@ func (m *MemoryStore) Reset(_ context.Context, key string) (found bool, err erro
 // Len returns how many keys the store holds. Some of them may be full again.
 func (m *MemoryStore) Len() int { return int(m.keys.Load()) }
 
-// apply changes key's buckets: without a lock where the key has a slot, as all keys under one limit do after
-// their first take, or under the shard's.
+// apply changes key's buckets: without a lock if the key has a slot, as all keys under one limit do after their first
+// take; else under the shard's lock.
 func (m *MemoryStore) apply(r *Result, key string, c *bucket.Change, limits []Limit) error {
 	id := m.seeds.Key(key)
 	if len(limits) == 1 {
-		// Before the slot, because reading the clock takes as long as all the rest, and meanwhile others would change
-		// what was read. See Slot.Apply for why an earlier time does no harm.
+		// The clock is read before the slot, because it takes as long as all the rest, and meanwhile others would change
+		// what was read from the slot. Slot.Apply explains why an earlier time does no harm.
 		now := m.clock.Now()
 		if t := m.tables[id.Shard(len(m.tables))].Load(); t != nil {
 			if s := t.Find(&id); s != nil {
@@ -210,7 +209,7 @@ func (r *Result) describeSlot(c *bucket.Change, limit *Limit, s *bucket.Scale, a
 	r.describe(c, allowed, limit, s, a.Deficit, 0)
 }
 
-// memoryChange is a change on its way through the locked path.
+// memoryChange is a change that is made under a shard's lock.
 type memoryChange struct {
 	*bucket.Change
 	id     *slots.Key
@@ -221,8 +220,8 @@ type memoryChange struct {
 	now    int64
 }
 
-// applyLocked changes the key's buckets under its shard's lock: those in a slot, or those that no slot can hold, or
-// those that are not there because they are full.
+// applyLocked changes the key's buckets under its shard's lock, wherever they are: in a slot, among those that no slot can
+// hold, or nowhere, because they are full.
 func (m *MemoryStore) applyLocked(r *Result, id *slots.Key, key string, change *bucket.Change, limits []Limit) error {
 	var buf [4]bucket.Scale
 	scales, single, err := m.scalesOf(buf[:0], limits)
@@ -248,8 +247,8 @@ func (m *MemoryStore) applyLocked(r *Result, id *slots.Key, key string, change *
 	return nil
 }
 
-// applySlot changes the bucket of a key that has a slot. For another limit, several, or a ban, the bucket moves to where
-// it can have all that.
+// applySlot changes the bucket of a key that has a slot. If the change has another limit, several, or a ban, the bucket
+// moves out of the slot, which cannot hold them.
 func (m *MemoryStore) applySlot(r *Result, shard *memoryShard, s *slots.Slot, c *memoryChange) {
 	if c.single != nil && c.single.Owns(s) {
 		if a, ok := s.Apply(&m.clock, c.single, c.Change, c.now); ok {
@@ -262,8 +261,7 @@ func (m *MemoryStore) applySlot(r *Result, shard *memoryShard, s *slots.Slot, c 
 	*r = c.apply(state, SourceMemory)
 }
 
-// giveBackFull gives back to a key whose bucket is full. But an overflow bucket took for it, if it is the one that the
-// receipt is of.
+// giveBackFull gives back to a key whose bucket is full, or, if the receipt is of an overflow bucket, to that bucket.
 func (shard *memoryShard) giveBackFull(c *memoryChange) Result {
 	if c.Back.Shared {
 		return shard.applyShared(c)
@@ -271,7 +269,7 @@ func (shard *memoryShard) giveBackFull(c *memoryChange) Result {
 	return c.apply(&bucket.State{}, SourceMemory)
 }
 
-// applyNew takes from the full bucket of a key for which there is room, and keeps it if anything is missing then.
+// applyNew takes from the full bucket of a key for which there is room, and keeps the bucket unless it is still full.
 func (m *MemoryStore) applyNew(r *Result, shard *memoryShard, c *memoryChange) {
 	if c.single != nil && c.single.Holds(c.now) {
 		if deficit, allowed := c.Of(0, &c.single.Scale, 0, c.now); allowed || c.Ban == nil {
@@ -290,7 +288,7 @@ func (m *MemoryStore) applyNew(r *Result, shard *memoryShard, c *memoryChange) {
 	shard.addWide(c.key, state)
 }
 
-// insert gives a new key a slot, if there is anything to keep, or else its reserved room back.
+// insert gives a new key a slot, or, if its bucket is still full, releases the room that was reserved.
 func (m *MemoryStore) insert(shard *memoryShard, c *memoryChange, deficit int64) {
 	if deficit == 0 {
 		m.keys.Add(-1)
@@ -346,11 +344,11 @@ func (shard *memoryShard) addWide(key string, state *bucket.State) {
 	if shard.wide == nil {
 		shard.wide = map[string]*bucket.State{}
 	}
-	shard.wide[strings.Clone(key)] = state // key may be a piece of something larger, or reused.
+	shard.wide[strings.Clone(key)] = state // The caller's string may share the memory of something larger, or be reused.
 }
 
-// reserve makes sure that there is room for another key, and takes it. Where the shard has none to give, others
-// are asked in turn, if they are not busy.
+// reserve reserves room for another key, if there is any. It first evicts keys of the shard; if there are none to evict,
+// it tries some other shards that are not locked, in turn.
 func (m *MemoryStore) reserve(shard *memoryShard, now int64) bool {
 	const othersAsked = 4
 	for i := 0; ; i++ {
@@ -373,9 +371,9 @@ func (m *MemoryStore) reserve(shard *memoryShard, now int64) bool {
 	}
 }
 
-// applyShared changes the overflow bucket of these limits. It is kept even when full: there are few.
+// applyShared changes the overflow bucket of these limits. Overflow buckets are kept even when full, because there are few.
 func (shard *memoryShard) applyShared(c *memoryChange) Result {
-	// Printing lets what it prints escape to the heap, and with the limits all that c points to, on every take.
+	// A clone, because what is printed escapes to the heap: without it, c and all that it points to would, on every take.
 	text := fmt.Sprint(slices.Clone(c.limits))
 	state := shard.shared[text]
 	if state == nil {
@@ -386,16 +384,16 @@ func (shard *memoryShard) applyShared(c *memoryChange) Result {
 		shard.shared[text] = state
 	}
 	unbanned, shared := *c.Change, *c
-	unbanned.Ban = nil // It would shut out everybody who shares the bucket.
+	unbanned.Ban = nil // A ban would shut out all keys that share the bucket.
 	shared.Change = &unbanned
 	return shared.apply(state, SourceOverflow)
 }
 
 const (
-	// evictPerInsert is how many places each insert looks at for buckets that are full again: more than one,
-	// so that they are found faster than they are made.
+	// evictPerInsert is how many places each insert searches for buckets that are full again: more than one, so that
+	// places are searched faster than they are filled.
 	evictPerInsert = 2
-	// evictAtCap is how many are looked at in a shard before a key is sent to an overflow bucket.
+	// evictAtCap is how many places of a shard are searched before a key is sent to an overflow bucket.
 	evictAtCap = 64
 )
 
@@ -404,7 +402,7 @@ func (m *MemoryStore) evict(shard *memoryShard, now int64, places int) {
 	if t := shard.table.Load(); t != nil {
 		m.keys.Add(int64(-t.Evict(&m.limits, now, places)))
 	}
-	for key, state := range shard.wide { // From a random place on.
+	for key, state := range shard.wide { // Begins at a random key.
 		if state.Full(now) {
 			delete(shard.wide, key)
 			m.keys.Add(-1)

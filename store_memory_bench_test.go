@@ -7,8 +7,8 @@ import (
 	"github.com/gin-ratelimit/ratelimit"
 )
 
-// What a take costs: on one key that all goroutines share, on keys that fit a cache, on keys that do not, and on a key
-// that is refused.
+// The cost of a take: on one key that all goroutines share, on keys that fit a cache, on keys that do not, and on a key that
+// is refused.
 func BenchmarkMemoryStore(b *testing.B) {
 	plenty := ratelimit.Limit{Capacity: 1 << 30, Refill: ratelimit.PerSecond(1_000_000)}
 	never := ratelimit.Limit{Capacity: 1, Refill: ratelimit.PerDay(1)}

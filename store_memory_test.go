@@ -22,7 +22,7 @@ func memoryHarness(opts ...ratelimit.MemoryOption) storetest.Harness {
 
 func TestMemoryStore(t *testing.T) { storetest.Run(t, memoryHarness()) }
 
-// A store for few keys has one shard, and looks for full buckets at nearly each new key. The suite uses no more than
+// A store for few keys has one shard, and searches for full buckets at nearly every new key. The suite uses no more than
 // 400 keys at a time.
 func TestMemoryStoreThatIsSmall(t *testing.T) {
 	storetest.Run(t, memoryHarness(ratelimit.WithMaxKeys(400)))
@@ -32,13 +32,13 @@ func FuzzMemoryStore(f *testing.F) { storetest.Fuzz(f, memoryHarness()) }
 
 var perHour = ratelimit.Limit{Capacity: 5, Refill: ratelimit.PerHour(5)}
 
-// A flood of new keys must not reset those that are drained, nor take more memory than was allowed.
+// A flood of new keys must not reset drained ones, nor use more memory than is allowed.
 func TestMemoryFlood(t *testing.T) {
-	for _, most := range []int{1, 2, 10, 1000, 5000} {
-		t.Run(fmt.Sprint(most), func(t *testing.T) {
+	for _, maxKeys := range []int{1, 2, 10, 1000, 5000} {
+		t.Run(fmt.Sprint(maxKeys), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				store := ratelimit.NewMemoryStore(ratelimit.WithMaxKeys(most))
-				drained := make([]string, max(1, most/4)) // few enough for all shards to have room
+				store := ratelimit.NewMemoryStore(ratelimit.WithMaxKeys(maxKeys))
+				drained := make([]string, max(1, maxKeys/4)) // few enough for all shards to have room
 				for i := range drained {
 					drained[i] = fmt.Sprint("known", i)
 					if r := mustTake(t, store, drained[i], 5, perHour); !r.Allowed || r.Source != ratelimit.SourceMemory {
@@ -46,15 +46,15 @@ func TestMemoryFlood(t *testing.T) {
 					}
 				}
 				overflowed := 0
-				for i := range 3*most + 1000 {
+				for i := range 3*maxKeys + 1000 {
 					if r := mustTake(t, store, fmt.Sprint("flood", i), 1, perHour); r.Source == ratelimit.SourceOverflow {
 						overflowed++
 					}
 					if i%100 == 0 {
-						if n := store.Len(); n > most {
-							t.Fatalf("%d keys, of at most %d", n, most)
+						if n := store.Len(); n > maxKeys {
+							t.Fatalf("%d keys, of at most %d", n, maxKeys)
 						}
-						// Refused by what it did itself, not by what others did.
+						// Refused by its own bucket, not by one that it shares.
 						want := ratelimit.Result{
 							Source: ratelimit.SourceMemory, Limit: perHour, RetryAfter: 12 * time.Minute, ResetAfter: time.Hour,
 						}
@@ -76,7 +76,7 @@ func TestMemoryFlood(t *testing.T) {
 	}
 }
 
-// Keys for which there is no room share a bucket for each set of limits: together they get what one key would.
+// Keys without room share a bucket for each set of limits: together they get what one key would.
 func TestMemoryOverflow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := ratelimit.NewMemoryStore(ratelimit.WithMaxKeys(1))
@@ -108,7 +108,7 @@ func TestMemoryOverflow(t *testing.T) {
 		if r := mustTake(t, store, "stranger", 0, perHour); !r.Allowed || r.Remaining != 5 {
 			t.Errorf("stranger: %+v", r)
 		}
-		// The known one is full by now, and gives way.
+		// The known key's bucket is full by now, so it gives way.
 		if r := mustTake(t, store, "stranger", 5, perHour); !r.Allowed || r.Source != ratelimit.SourceMemory || store.Len() != 1 {
 			t.Errorf("stranger: %+v, %d keys", r, store.Len())
 		}
@@ -118,7 +118,7 @@ func TestMemoryOverflow(t *testing.T) {
 	})
 }
 
-// Programs test with synctest what uses a store that was made outside of the bubble, where the clock is years behind.
+// A program may use a store in a synctest bubble that was made outside of it. The clock in the bubble is years behind.
 func TestMemoryStoreFromOutsideTheBubble(t *testing.T) {
 	store, fast := ratelimit.NewMemoryStore(), ratelimit.Limit{Capacity: 2, Refill: ratelimit.PerSecond(2)}
 	mustTake(t, store, "both", 1, perHour)
@@ -157,7 +157,7 @@ func TestMemoryStoreFromOutsideTheBubble(t *testing.T) {
 	}
 }
 
-// Buckets that are full again leave, as others come.
+// Buckets that are full again are evicted as others come.
 func TestMemoryIsReturned(t *testing.T) {
 	second, two := ratelimit.Limit{Capacity: 10, Refill: ratelimit.PerSecond(10)}, perHour
 	two.Refill = ratelimit.PerSecond(5)
@@ -194,7 +194,7 @@ func TestMemoryIsReturned(t *testing.T) {
 	}
 }
 
-// A look and a refusal leave nothing behind, nor does what gives back.
+// A look, a refusal and a give-back leave nothing behind.
 func TestMemoryKeepsNoFullBuckets(t *testing.T) {
 	store := ratelimit.NewMemoryStore()
 	for i := range 100 {
@@ -227,13 +227,13 @@ func TestMemoryKeepsNoFullBuckets(t *testing.T) {
 	}
 }
 
-// Nobody outside can choose keys that meet in one shard: which of them share an overflow bucket, and find it empty,
-// is different each time.
+// A client cannot choose keys that meet in one shard: which of them share an overflow bucket, and find it empty, is
+// different in each store.
 func TestMemoryShardsAreRandom(t *testing.T) {
 	admitted := func() (pattern string) {
-		const most = 4096 // of several shards
-		store := ratelimit.NewMemoryStore(ratelimit.WithMaxKeys(most))
-		for i := range 2 * most {
+		const maxKeys = 4096 // of several shards
+		store := ratelimit.NewMemoryStore(ratelimit.WithMaxKeys(maxKeys))
+		for i := range 2 * maxKeys {
 			r := mustTake(t, store, fmt.Sprint(i), 1, perHour)
 			if r.Source == ratelimit.SourceOverflow {
 				pattern += fmt.Sprintf(" %d: %v", i, r.Allowed)
@@ -269,7 +269,7 @@ func TestMemoryHammered(t *testing.T) {
 	var taking sync.WaitGroup
 	start := time.Now()
 	for key := range keys {
-		// A first take has the shard's lock, and may lose its processor to the others for as long as all this takes.
+		// A first take holds the shard's lock, and its goroutine may lose the processor to the others for all this time.
 		mustTake(t, store, fmt.Sprint(key), 1, limit)
 		admitted[key].Add(1)
 	}
@@ -304,7 +304,7 @@ func TestMemoryHammered(t *testing.T) {
 	}
 }
 
-// Keys come, fill the table, move and go while others are in use: what each admits stays exact.
+// While keys come, fill the table, move and go, what each key in use admits stays exact.
 func TestMemoryGrowsWhileInUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := ratelimit.NewMemoryStore(ratelimit.WithMaxKeys(30_000))
@@ -319,7 +319,7 @@ func TestMemoryGrowsWhileInUse(t *testing.T) {
 					k := random.IntN(counted)
 					limits := wide[:1]
 					if random.IntN(20) == 0 {
-						limits = wide // the key moves from its slot to where it can be any
+						limits = wide // the key moves out of its slot
 					}
 					r, err := store.Take(ctx, fmt.Sprint("counted", k), ratelimit.Take{N: 1, Limits: limits})
 					if r.Allowed {
@@ -345,7 +345,7 @@ func TestMemoryGrowsWhileInUse(t *testing.T) {
 	})
 }
 
-// Long keys are known by a hash, and must still be told apart; so must those that are as long as fits a slot.
+// Long keys are stored as hashes, and must not be confused; nor must keys that are just as long as fits a slot.
 func TestMemoryKeysOfAllLengths(t *testing.T) {
 	store := ratelimit.NewMemoryStore()
 	var keys []string

@@ -15,8 +15,8 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
-// TestRedisTakesWithOptionsAsMemoryDoes runs the same random takes with options, adjustments and resets on a
-// real Redis, whose clock stands still but for the trace, and on the arithmetic of the memory store.
+// TestRedisTakesWithOptionsAsMemoryDoes makes the same random takes with options, adjustments and resets on a real Redis
+// with a frozen clock, and on the arithmetic of the memory store.
 func TestRedisTakesWithOptionsAsMemoryDoes(t *testing.T) {
 	server := redistest.Start(t, redistest.WithClock())
 	start := time.Unix(1_900_000_000, 0)
@@ -127,7 +127,7 @@ func TestRedisTakesWithOptionsAsMemoryDoes(t *testing.T) {
 			if got.Wait > 0 {
 				waited++
 			}
-			if !model.Full(now) { // Else it may have expired, or not yet.
+			if !model.Full(now) { // If it is full, it may have expired or not.
 				text, err := client.Get(context.Background(), "ratelimit:"+key).Result()
 				require.NoError(t, err, where)
 				require.Equal(t, withoutFull(modelText(model, start)), withoutFull(text), where)
@@ -156,7 +156,7 @@ func levelText(l *bucket.Level) string {
 	return fmt.Sprintf("%d %d %d %d", l.Capacity, l.Token, l.PerTick, l.Deficit)
 }
 
-// withoutFull drops the full buckets at the end of a state: whether they are still there is up to expiry.
+// withoutFull drops the full buckets at the end of a state, because they may have expired or not.
 func withoutFull(state string) string {
 	body, ban, _ := strings.Cut(state, " ban ")
 	for fields := strings.Fields(body); len(fields) > 2 && fields[len(fields)-1] == "0"; fields = fields[:len(fields)-4] {
@@ -202,8 +202,7 @@ func TestBanGrowsAndIsForgiven(t *testing.T) {
 			require.True(t, take().Banned, "to the last microsecond")
 			advance(time.Microsecond)
 		}
-		// What is missing at the end of a ban is twice its length, and refills in as much time; the strikes
-		// refill in Within.
+		// At the end of a ban, twice its length is missing, which refills in as much time. The strikes refill in Within.
 		advance(70 * time.Second)
 		for range 2 {
 			require.False(t, take().Banned)
@@ -220,7 +219,7 @@ func TestBanGrowsAndIsForgiven(t *testing.T) {
 	})
 }
 
-// At another rate, the debt that a ban is would be another time.
+// The debt of a ban would be another time at another rate.
 func TestBanUnderOtherOptions(t *testing.T) {
 	eachStore(t, func(t *testing.T, store Store, advance func(time.Duration)) {
 		limits := []Limit{{1, Every(time.Hour)}}
@@ -247,7 +246,7 @@ func TestBanUnderOtherOptions(t *testing.T) {
 func TestRefusalsNowAndThenAreNoReasonForABan(t *testing.T) {
 	eachStore(t, func(t *testing.T, store Store, advance func(time.Duration)) {
 		options := Take{Ban: Ban{After: 5, Within: time.Minute, For: time.Hour}}
-		for range 100 { // Four refusals a minute, spread in the worst way.
+		for range 100 { // Four refusals a minute, at the worst times.
 			for range 4 {
 				r, err := store.Take(context.Background(), "key", Take{N: 2, Limits: []Limit{{1, PerSecond(1)}}, MaxWait: options.MaxWait, Ban: options.Ban})
 				require.NoError(t, err)

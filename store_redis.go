@@ -25,11 +25,12 @@ import (
 // and +cluster|slots on a cluster. Every key expires once its buckets are full. Run Redis with
 // maxmemory-policy noeviction: a key that is evicted is a bucket refilled.
 //
-// Takes that come together travel as one command, under the store's own context. A hook of the client, as for tracing,
-// then sees one command of many takes, which is not linked to any one request. A take that travels alone has the values
+// Takes that come together are sent as one command, with the store's own context. A hook of the client, as for tracing,
+// then sees one command for many takes, which is not linked to any one request. A take that is sent alone has the values
 // of its request's context.
 //
-// The client begins each connection with HELLO. A proxy that hangs up on it, as twemproxy does, cannot be used.
+// The client begins each connection with HELLO. A proxy that closes the connection on it, as twemproxy does, cannot be
+// used.
 type RedisStore struct {
 	client redis.UniversalClient
 	script *script.Runner
@@ -54,28 +55,27 @@ type redisConfig struct {
 // ("{ratelimit}:") puts all keys on one node of a cluster, which is rarely wanted.
 func WithKeyPrefix(prefix string) RedisOption { return func(c *redisConfig) { c.prefix = prefix } }
 
-// WithTimeout sets how long one decision may take, waiting for a connection included. What takes longer is
-// an error, for the limiter's error handler. It replaces the client's own timeouts and the request's
-// cancellation: a client that hangs up must not look like a store that fails. Default: 50 ms.
+// WithTimeout sets how long one decision may take, including the wait for a connection. A decision that takes longer is an
+// error, for the limiter's error handler. The timeout replaces the Redis client's own timeouts, and the cancellation of
+// the request: an HTTP client that hangs up must not look like a store that fails. Default: 50 ms.
 func WithTimeout(budget time.Duration) RedisOption {
 	return func(c *redisConfig) { c.timeout = budget }
 }
 
-// WithDenyCache sets how many refused keys are remembered, rounded up to a power of two: a refusal is a fact
-// until its retry time, so it is answered without asking Redis again, for a second at the most. A Reset or an
-// Adjust by another process is seen after that second; those through this store at once. Default: 4096, which
-// is about 1 MB when full. 0 turns it off.
+// WithDenyCache sets how many refused keys are remembered, rounded up to a power of two. A refusal holds until its retry
+// time, so the same take is refused without asking Redis again, for a second at most. A Reset or an Adjust by another
+// process is seen after that second; one through this store at once. Default: 4096, which is about 1 MB when full. 0 turns
+// it off.
 func WithDenyCache(entries int) RedisOption { return func(c *redisConfig) { c.denials = entries } }
 
 // NewRedisStore returns a store on client, which stays the caller's to close. Redis need not be up yet.
 //
-// A *redis.Client, for one server or by NewFailoverClient, works as it is; but if it has hooks, as for tracing, make
-// it with ContextTimeoutEnabled: true, because otherwise the store works on a copy, and go-redis leaves hooks out of
-// copies.
+// A *redis.Client, for one server or by NewFailoverClient, works as it is. But if it has hooks, as for tracing, make it
+// with ContextTimeoutEnabled: true. Otherwise the store works on a copy, and go-redis leaves hooks out of copies.
 //
-// A *redis.ClusterClient and a *redis.Ring must be made with ContextTimeoutEnabled: true, because without it go-redis
-// waits for its own timeouts, which are seconds, and not for [WithTimeout]; otherwise the error says so. Whatever
-// retries the client is configured for, a take is sent at most once.
+// A *redis.ClusterClient or a *redis.Ring must be made with ContextTimeoutEnabled: true. Without it, go-redis waits for its
+// own timeouts, which are seconds, and not for [WithTimeout], so NewRedisStore returns an error. Whatever retries the
+// client is configured for, a take is sent at most once.
 //
 // DialerRetries: 1 is worth setting in the client's options: by default go-redis dials a server that is down five
 // times, 100 ms apart, so that each take uses up its budget and reports a timeout instead of the refusal.
@@ -119,8 +119,8 @@ func withBudget(client redis.UniversalClient, budget time.Duration) (redis.Unive
 		if c.Options().ContextTimeoutEnabled {
 			return c, nil
 		}
-		// WithTimeout's options are a copy of the client's, so that setting one there changes nothing else. A read may
-		// take as long as the client says, so that a late reply does not cost the connection, or as the budget.
+		// The clone has its own copy of the options, so changing them does not change the client. A read may take as long
+		// as the client's options allow, so that a late reply does not cost the connection, and no less than the budget.
 		read, write := c.Options().ReadTimeout, c.Options().WriteTimeout
 		clone := c.WithTimeout(budget)
 		options := clone.Options()
@@ -137,7 +137,7 @@ func withBudget(client redis.UniversalClient, budget time.Duration) (redis.Unive
 	case *redis.Ring:
 		kept, kind = c.Options().ContextTimeoutEnabled, "redis.RingOptions"
 	default:
-		return nil, errorf("NewRedisStore(%T): whether it keeps a time budget cannot be seen; "+
+		return nil, errorf("NewRedisStore(%T): a client of this type may not keep WithTimeout; "+
 			"pass the *redis.Client, *redis.ClusterClient or *redis.Ring itself", client)
 	}
 	if !kept {
@@ -157,7 +157,7 @@ func (s *RedisStore) Take(ctx context.Context, key string, take Take) (r Result,
 	return s.takeFromRedis(ctx, key, take)
 }
 
-// takeFromRedis is Take the usual way.
+// takeFromRedis is Take without a lease.
 func (s *RedisStore) takeFromRedis(ctx context.Context, key string, take Take) (Result, error) {
 	c, err := take.change()
 	if err != nil {
@@ -178,7 +178,7 @@ func (s *RedisStore) takeFromRedis(ctx context.Context, key string, take Take) (
 	if !o.Allowed {
 		lasts := r.RetryAfter
 		if c.Ban != nil {
-			lasts = ticksToDuration(o.Banned) // After the ban, refusals count, and must reach Redis.
+			lasts = ticksToDuration(o.Banned) // After the ban, refusals count as strikes, so takes must reach Redis.
 		}
 		s.denied.add(key, &denial{take: take, scales: scales, outcome: o, changes: changes}, sent, lasts)
 	}
@@ -223,26 +223,26 @@ func (s *RedisStore) Look(ctx context.Context, key string, limits []Limit) (Usag
 			return Usage{}, err
 		}
 	}
-	state, late, err := s.script.Look(ctx, key, l)
+	state, clockBehind, err := s.script.Look(ctx, key, l)
 	if err != nil {
 		return Usage{}, s.redisError(key, err)
 	}
 	s.lookThroughLease(key, &state)
-	return usageOf(SourceRedis, state, limits, late), nil
+	return usageOf(SourceRedis, state, limits, clockBehind), nil
 }
 
 // Reset implements [Store].
 func (s *RedisStore) Reset(ctx context.Context, key string) (found bool, err error) {
 	if s.lease != nil {
 		s.lease.Forget(key)
-		defer s.lease.Forget(key) // Or what was withdrawn before the reset is spent after it.
+		defer s.lease.Forget(key) // Again, or a block that was withdrawn just before the reset could be spent after it.
 	}
 	found, err = s.script.Reset(ctx, key)
 	s.denied.forget(key)
 	return found, s.redisError(key, err)
 }
 
-// change has the script make a change.
+// change makes a change in Redis.
 func (s *RedisStore) change(ctx context.Context, key string, c *bucket.Change, limits []Limit) ([]bucket.Scale, bucket.Outcome, error) {
 	l, err := s.limits.of(limits, newScriptLimits)
 	if err != nil {
@@ -252,7 +252,7 @@ func (s *RedisStore) change(ctx context.Context, key string, c *bucket.Change, l
 	return l.Scales, o, s.redisError(key, err)
 }
 
-// redisError says whose error it is, if it is one.
+// redisError adds to an error that it is about Redis, or about a key there. It is nil for nil.
 func (s *RedisStore) redisError(key string, err error) error {
 	switch {
 	case err == nil:
@@ -272,7 +272,8 @@ func newScriptLimits(limits []Limit) (*script.Limits, error) {
 	return script.NewLimits(scales), nil
 }
 
-// check implements checker: what of the client and its servers can be seen, within ctx.
+// check implements checker. It returns what is wrong with the client, and with those of its servers that answer within
+// ctx.
 func (s *RedisStore) check(ctx context.Context) []Warning {
 	var warnings []Warning
 	subject := fmt.Sprintf("RedisStore %q", s.prefix)
@@ -297,7 +298,7 @@ func (s *RedisStore) check(ctx context.Context) []Warning {
 		warnings = append(warnings, Warning{
 			Code:    WarnTimeouts,
 			Subject: subject,
-			Message: fmt.Sprintf("the client gives a reply up after %v, before WithTimeout's %v, and closes the connection for it", timeout, s.budget),
+			Message: fmt.Sprintf("the client gives a reply up after %v, before WithTimeout's %v, and then closes the connection", timeout, s.budget),
 			Fix:     "make the client with a ReadTimeout of several times WithTimeout, or leave go-redis' default of 3s",
 		})
 	}
@@ -309,17 +310,17 @@ func (s *RedisStore) check(ctx context.Context) []Warning {
 
 // poolOf returns how many connections a client may have to each server, and how long it waits for a reply.
 func poolOf(client redis.UniversalClient) (size int, timeout time.Duration) {
-	var most int
+	var maxActive int
 	switch c := client.(type) {
 	case *redis.Client:
-		size, most, timeout = c.Options().PoolSize, c.Options().MaxActiveConns, c.Options().ReadTimeout
+		size, maxActive, timeout = c.Options().PoolSize, c.Options().MaxActiveConns, c.Options().ReadTimeout
 	case *redis.ClusterClient:
-		size, most, timeout = c.Options().PoolSize, c.Options().MaxActiveConns, c.Options().ReadTimeout
+		size, maxActive, timeout = c.Options().PoolSize, c.Options().MaxActiveConns, c.Options().ReadTimeout
 	case *redis.Ring:
-		size, most, timeout = c.Options().PoolSize, c.Options().MaxActiveConns, c.Options().ReadTimeout
+		size, maxActive, timeout = c.Options().PoolSize, c.Options().MaxActiveConns, c.Options().ReadTimeout
 	}
-	if most > 0 {
-		size = min(size, most)
+	if maxActive > 0 {
+		size = min(size, maxActive)
 	}
 	return size, timeout
 }
@@ -338,11 +339,11 @@ func (s *RedisStore) checkServer(subject string, server *script.Server) (warning
 			"set maxmemory-policy noeviction, or keep the buckets in a Redis of their own")
 	}
 	if period, ok := s.leases(); ok && period < 4*server.RoundTrip {
-		warn(WarnLeasePeriod, fmt.Sprintf("a call to %s takes %v, and a lease is to last %v: it is used up before the next is there", server.Addr, server.RoundTrip.Round(10*time.Microsecond), period),
+		warn(WarnLeasePeriod, fmt.Sprintf("a call to %s takes %v, and a lease is to last %v: it is used up before the next one comes", server.Addr, server.RoundTrip.Round(10*time.Microsecond), period),
 			fmt.Sprintf("WithLease(%v) or more", min(time.Second, (4*server.RoundTrip+time.Millisecond).Truncate(time.Millisecond))))
 	}
 	if rtt := server.RoundTrip.Round(time.Millisecond); rtt > s.budget*3/4 {
-		warn(WarnBudget, fmt.Sprintf("a round trip to %s takes %v, and a take may take %v: under load takes will fail for want of time", server.Addr, rtt, s.budget),
+		warn(WarnBudget, fmt.Sprintf("a round trip to %s takes %v, and a take may take %v: under load takes will time out", server.Addr, rtt, s.budget),
 			fmt.Sprintf("WithTimeout(%v), or a Redis that is nearer", (3*rtt).Round(10*time.Millisecond)))
 	}
 	return warnings

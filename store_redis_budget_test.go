@@ -12,7 +12,7 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
-// One that hangs costs the budget, whatever the client's own timeouts, which are seconds by default.
+// A Redis that hangs costs the budget, whatever the client's own timeouts, which are seconds by default.
 func TestRedisBudget(t *testing.T) {
 	const budget = 50 * time.Millisecond
 	hanging := redistest.Start(t)
@@ -60,7 +60,7 @@ func TestRedisBudget(t *testing.T) {
 					hanging.Pause()
 					defer hanging.Resume()
 				}
-				// The machine may be busy; what is not kept at all is never kept.
+				// The machine may be busy, so one take in time is enough: without a budget, none would be.
 				best, worst := time.Hour, time.Duration(0)
 				for range 5 {
 					start := time.Now()
@@ -74,7 +74,7 @@ func TestRedisBudget(t *testing.T) {
 				if best > 3*budget || worst > 20*budget {
 					t.Errorf("5 takes took from %v to %v, with a budget of %v", best, worst, budget)
 				}
-				// Those that come together do not wait for one another.
+				// Takes that come together do not wait for one another.
 				var waiting sync.WaitGroup
 				start := time.Now()
 				for range 100 {
@@ -89,7 +89,7 @@ func TestRedisBudget(t *testing.T) {
 	}
 }
 
-// Each answer comes in time, and all together too late: a new connection has several to wait for.
+// Each reply to a new connection comes in time, but all together come too late.
 func TestRedisBudgetIsForAllRoundTrips(t *testing.T) {
 	const budget = 200 * time.Millisecond
 	replies := newReplies(t, "-NOSCRIPT no\r\n")
@@ -121,7 +121,7 @@ func TestRedisBudgetIsForAllRoundTrips(t *testing.T) {
 	}
 }
 
-// CLIENT PAUSE holds commands back while everything else looks well.
+// CLIENT PAUSE holds commands back while everything else works.
 func TestRedisClientPause(t *testing.T) {
 	for _, mode := range []string{"all", "write"} {
 		t.Run(mode, func(t *testing.T) {
@@ -143,7 +143,7 @@ func TestRedisClientPause(t *testing.T) {
 				t.Errorf("error %v after %v, with a budget of 50 ms", err, took)
 			}
 			mustTakeEventually(t, store)
-			// It was charged once or not at all, and a retry would be twice.
+			// The take was charged once or not at all. A retry would have charged it twice.
 			if r := mustTake(t, redisStore(t, client), "key", 0, ten...); r.Remaining < 9 {
 				t.Errorf("%d of 10 remain after one take", r.Remaining)
 			}
@@ -151,7 +151,7 @@ func TestRedisClientPause(t *testing.T) {
 	}
 }
 
-// A client that hangs up must not look like a store that fails.
+// An HTTP client that hangs up must not look like a store that fails.
 func TestRedisContextOfTheRequest(t *testing.T) {
 	server := redistest.Start(t)
 	store := redisStore(t, server.Client())

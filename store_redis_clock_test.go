@@ -8,7 +8,7 @@ import (
 	"github.com/gin-ratelimit/ratelimit"
 )
 
-// Two masters' clocks differ a little at a failover. A client waits for that as long as it is told to.
+// At a failover, the clocks of two masters differ a little. RetryAfter includes that time.
 func TestRedisClockALittleBackwards(t *testing.T) {
 	for _, back := range []time.Duration{time.Microsecond, 500 * time.Millisecond, time.Second} {
 		t.Run(back.String(), func(t *testing.T) {
@@ -41,7 +41,7 @@ func TestRedisClockALittleBackwards(t *testing.T) {
 			if ttl := client.PTTL(ctx, "ratelimit:half").Val(); ttl < want.ResetAfter {
 				t.Errorf("lives for %v, and is full after %v", ttl, want.ResetAfter)
 			}
-			// Neither a microsecond more nor less than was said.
+			// Neither a microsecond more nor less than RetryAfter.
 			clock.Advance(back + 100*time.Millisecond - time.Microsecond)
 			for _, key := range []string{"drained", "half"} {
 				if r := mustTake(t, store, key, 1, ten...); r.Allowed || r.RetryAfter != time.Microsecond {
@@ -58,7 +58,7 @@ func TestRedisClockALittleBackwards(t *testing.T) {
 	}
 }
 
-// More than a second would starve keys until the clock is back where it was.
+// If a clock goes back by more than a second, waiting for it would starve keys.
 func TestRedisClockFarBackwards(t *testing.T) {
 	for _, back := range []time.Duration{time.Second + time.Microsecond, time.Minute, 5 * 365 * 24 * time.Hour} {
 		t.Run(back.String(), func(t *testing.T) {
@@ -114,7 +114,7 @@ func TestRedisClockThatJitters(t *testing.T) {
 		}
 	}
 	take()
-	for range 50 { // to and fro, at no time later than at first
+	for range 50 { // to and fro, never later than at first
 		clock.Advance(-900 * time.Millisecond)
 		take()
 		clock.Advance(900 * time.Millisecond)

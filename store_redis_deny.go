@@ -10,41 +10,41 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 )
 
-// denyCache remembers refusals. Tokens come back only with time, so a take that was refused stays refused
-// until its retry time, and so does one of the same or a larger cost: that need not be asked again. A client
-// that hammers a drained key then costs Redis about one call a second.
+// denyCache remembers refusals. Tokens come back only with time, so a take that was refused would be refused again until
+// its retry time, and so would any take of the same or a larger cost. Redis need not be asked for those: a client that
+// hammers a drained key costs Redis about one call a second.
 //
-// It is as wide as it is long: a key's hash is its place, and a newer refusal takes the place of an older one.
-// An entry is forgotten after a second, so that a Reset or Adjust on another instance is seen by then.
+// A key's hash is the index of its place, which holds one refusal: a newer one replaces an older one. A refusal is
+// forgotten after a second, so that a Reset or Adjust by another process is seen by then.
 type denyCache struct {
 	base   time.Time
 	seed   maphash.Seed
 	places []denyPlace // a power of two
 }
 
-// denyPlace is where the refusals of some keys go. What was asked for before the latest Reset or Adjust of one of them is
-// not believed: it may have been decided before, and come in after.
+// denyPlace holds the latest refusal of the keys of one hash. A refusal that was asked for before the latest Reset or
+// Adjust of one of these keys does not count: it may have been decided before that, and have come in after.
 type denyPlace struct {
 	denial  atomic.Pointer[denial]
 	changes atomic.Uint64 // Resets and Adjusts
 }
 
-// denial is one refusal: what was asked, what came of it, and from when until when it holds, since base.
+// denial is one refusal: the take, its outcome, and from when until when it holds, since base.
 type denial struct {
 	key     string
 	take    Take // with limits of its own
 	scales  []bucket.Scale
 	outcome bucket.Outcome
-	changes uint64 // the place's, when it was asked for
+	changes uint64 // the place's, when the take was sent
 	from    time.Duration
 	until   time.Duration
-	asked   atomic.Bool // whether somebody is asking Redis again already
+	asked   atomic.Bool // whether a take has been sent to ask Redis again
 }
 
 const (
 	denialAge = time.Second
-	// denialStale is the age at which one caller, and only one, asks Redis again while the others still get
-	// the remembered answer. Without it, all would ask at once when it ends.
+	// denialStale is the age at which one caller, and only one, asks Redis again, while the others are still refused from
+	// memory. Without it, all would ask at once when the refusal ends.
 	denialStale = 800 * time.Millisecond
 )
 
@@ -90,7 +90,7 @@ func (c *denyCache) find(key string, take *Take, asked *bucket.Change) (Result, 
 	return resultOf(asked, SourceDenyCache, d.take.Limits, d.scales, &o), true
 }
 
-// changes is to be called before a take is sent whose refusal may be added.
+// changes returns the count of the key's place. Call it before a take is sent, for the denial that may come of it.
 func (c *denyCache) changes(key string) uint64 {
 	if c == nil {
 		return 0
@@ -98,15 +98,15 @@ func (c *denyCache) changes(key string) uint64 {
 	return c.place(key).changes.Load()
 }
 
-// add remembers a refusal that was asked for at sent, after so many changes of its place, has just come, and lasts so
-// long. Redis decided in between, so it ends counted from sent, in order never to refuse what Redis would admit, and the
-// wait counts from now, in order to be true.
+// add remembers a refusal that lasts so long. Its take was sent at sent, and the reply has just come; Redis decided in
+// between. So the end of the refusal counts from sent, in order never to refuse what Redis would admit, and the client's
+// wait counts from now, in order never to be too short.
 func (c *denyCache) add(key string, d *denial, sent time.Time, lasts time.Duration) {
 	if c == nil || d.take.N == 0 {
 		return
 	}
 	d.key, d.take.Limits = strings.Clone(key), slices.Clone(d.take.Limits)
-	d.outcome.Deficits = slices.Clone(d.outcome.Deficits) // They are a piece of the reply, which may be of many keys.
+	d.outcome.Deficits = slices.Clone(d.outcome.Deficits) // A clone, or the cache would keep the whole reply alive.
 	d.from = time.Since(c.base)
 	d.until = d.from + denialAge
 	if lasts < denialAge {
@@ -115,7 +115,7 @@ func (c *denyCache) add(key string, d *denial, sent time.Time, lasts time.Durati
 	c.place(key).denial.Store(d)
 }
 
-// forget drops what is known about key, and what is on its way.
+// forget drops a refusal of key, and one that is on its way.
 func (c *denyCache) forget(key string) {
 	if c != nil {
 		c.place(key).changes.Add(1)

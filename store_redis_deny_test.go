@@ -15,8 +15,8 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
-// TestDenyCacheSaysWhatTheBucketWould asks the cache about random takes after a random refusal: what it says must
-// be what the bucket says at that moment, to the microsecond, and it must not speak where that is not known.
+// TestDenyCacheSaysWhatTheBucketWould asks the cache about random takes after a random refusal. Its answer must be exactly
+// the bucket's at that moment, and it must not answer where that is unknown.
 func TestDenyCacheSaysWhatTheBucketWould(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		random := rand.New(rand.NewPCG(1, 2))
@@ -126,7 +126,7 @@ func TestDenyCacheForgetsWhatIsOnItsWay(t *testing.T) {
 	require.False(t, ok)
 }
 
-// What is remembered does not keep the reply in memory from which it was cut.
+// A remembered refusal does not keep the whole reply in memory.
 func TestDenyCacheKeepsItsOwnNumbers(t *testing.T) {
 	limits := []Limit{{1, PerHour(1)}}
 	cache := newDenyCache(1)
@@ -161,8 +161,8 @@ func TestDenyCacheShieldsRedis(t *testing.T) {
 		})
 	}
 	hammers.Wait()
-	// The first refusals race for the cache, and then it is one call each 0.8 s. On a busy machine the one may be
-	// late, and all ask again.
+	// Until the first refusal is remembered, all goroutines ask Redis. After that it is one call each 0.8 s. On a busy machine
+	// that call may be late, and all ask again.
 	calls := server.CommandCalls("evalsha") - before
 	t.Logf("%d takes were %d calls in %v", takes.Load(), calls, time.Since(start).Round(time.Millisecond))
 	require.Less(t, 50*calls, takes.Load())

@@ -36,7 +36,7 @@ func TestRedisKeysExpireWhenFull(t *testing.T) {
 			key := "ratelimit:" + escaped(name)
 			mustTake(t, store, name, c.n, c.limits...)
 			var full time.Duration
-			for _, l := range c.limits { // ⌈n·per/tokens⌉ in µs
+			for _, l := range c.limits { // TTL: ⌈n·per/tokens⌉ in µs
 				per, tokens := l.Refill.Per.Microseconds(), int64(l.Refill.Tokens)
 				full = max(full, time.Duration((int64(c.n)*per+tokens-1)/tokens)*time.Microsecond)
 			}
@@ -66,7 +66,7 @@ func TestRedisKeysExpireWhenFull(t *testing.T) {
 			if got := look(t, client, key); got.ttl < 0 {
 				t.Error("gone too early")
 			}
-			clock.Advance(2 * time.Millisecond) // Redis keeps a key through the last one
+			clock.Advance(2 * time.Millisecond) // Redis keeps a key through its last millisecond.
 			if got := look(t, client, key); got.ttl >= 0 {
 				t.Errorf("still there for %v", got.ttl)
 			}
@@ -88,7 +88,7 @@ func TestRedisKeysExpireWhenFull(t *testing.T) {
 	}
 }
 
-// Somebody ran PERSIST, or restored a key without its expiry.
+// A key may lose its expiry: by PERSIST, or by a restore.
 func TestRedisKeyWithoutExpiryHeals(t *testing.T) {
 	server, clock := frozenRedis(t)
 	client := server.Client()
@@ -139,7 +139,7 @@ func TestRedisKeyPrefix(t *testing.T) {
 	}
 }
 
-// sentKeys answers takes in place of Redis, and notes the keys.
+// sentKeys is a hook that answers takes in place of Redis, and records their keys.
 type sentKeys struct{ keys []string }
 
 func (s *sentKeys) DialHook(next redis.DialHook) redis.DialHook { return next }
@@ -183,7 +183,7 @@ func FuzzEscapeKey(f *testing.F) {
 		if i := strings.IndexFunc(got, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '{' || r == '}' }); i >= 0 {
 			t.Errorf("%q was sent as %q, with a raw byte at %d", key, got, i)
 		}
-		// What can be undone is injective.
+		// Escaping that can be undone is injective.
 		if back, err := url.PathUnescape(got); err != nil || back != key {
 			t.Errorf("%q was sent as %q, which says %q, %v", key, got, back, err)
 		}

@@ -13,18 +13,18 @@ import (
 // a sixteenth of the bucket. period is from 1 ms to 1 s, and at least four round trips to Redis: 10 ms where Redis is in
 // the same zone, 500 ms for another region. Default: no leases.
 //
-// The bound is that without leases: in any time t, all processes together admit at most the capacity plus what refills in
-// t. A token on lease is void as soon as the bucket in Redis has refilled over it, so crashes and lost replies change
-// nothing, and processes with and without leases can share buckets. What is published as an exception is:
+// The bound is the same as without leases: in any time t, all processes together admit at most the capacity plus what
+// refills in t. A token on lease is void as soon as the bucket in Redis has refilled over it, so crashes and lost replies
+// change nothing, and processes with and without leases can share buckets. The exceptions are:
 //
 //   - tokens that requests give back (see [Settle]) within t or in the second before may be taken again in t;
-//   - a Reset, an Adjust or a changed limit by another process is heeded within a second; one through this store at once;
+//   - a Reset, an Adjust or a changed limit by another process takes effect within a second; one through this store at once;
 //   - Redis that has lost its data has full buckets, as without leases;
 //   - a machine that was suspended spends what it held, once.
 //
-// Leased are keys with at least 200 takes a second in this process; up to 1,024 of them, in about 0.5 MB. Other keys go
-// the usual way, and so do takes with [WithMaxWait] or [WithBan], those of more than the capacity, and limits that refill
-// in less than 32 periods. [Check] warns of limiters whose takes are never leased.
+// Keys with at least 200 takes a second in this process are leased, up to 1,024 of them, in about 0.5 MB. All other takes
+// go to Redis: those of other keys, those with [WithMaxWait] or [WithBan], those of more than the capacity, and those by
+// limits that refill in less than 32 periods. [Check] warns of limiters whose takes are never leased.
 //
 // A take that finds the lease used up waits for the call that renews it, up to [WithTimeout]. [Result].Source is
 // [SourceLease] if no call was needed. RetryAfter may be longer than without leases, by up to one and a half periods.
@@ -50,7 +50,7 @@ func (s *RedisStore) LeaseStats() LeaseStats {
 	return LeaseStats(s.lease.Stats())
 }
 
-// newLease returns the leases of a store, nil if it is to have none.
+// newLease returns the leases of a store, nil if period is nil.
 func (s *RedisStore) newLease(period *time.Duration) *lease.Book[Limit] {
 	if period == nil {
 		return nil
@@ -64,7 +64,7 @@ func (s *RedisStore) newLease(period *time.Duration) *lease.Book[Limit] {
 			if err != nil {
 				return bucket.Outcome{}, nil, err
 			}
-			return s.script.Lend(context.Background(), key, l, asks) // For many takes, so of no request.
+			return s.script.Lend(context.Background(), key, l, asks) // No request's context: a call is for many takes.
 		},
 	})
 }
@@ -76,8 +76,7 @@ func checkLease(period *time.Duration) error {
 	return nil
 }
 
-// takeLeased is Take from a lease, and is not ok if the key has none. It writes to r, because a Result is large to be
-// passed around.
+// takeLeased is Take from a lease. It is not ok if the key has none. It writes to r, because a Result is large to return.
 func (s *RedisStore) takeLeased(r *Result, key string, take *Take) (ok bool, err error) {
 	c := bucket.Change{N: int64(take.N)}
 	if scale, at, place, deficit := s.lease.Spend(key, take.Limits, c.N); scale != nil {
@@ -87,9 +86,9 @@ func (s *RedisStore) takeLeased(r *Result, key string, take *Take) (ok bool, err
 		r.Receipt.set([]int64{place})
 		return true, nil
 	}
-	var room [2 * inWords]int64
+	var buf [2 * inWords]int64
 	n := len(take.Limits)
-	deficits, places := room[:], room[inWords:]
+	deficits, places := buf[:], buf[inWords:]
 	if n > inWords {
 		deficits, places = make([]int64, n), make([]int64, n)
 	}
@@ -107,14 +106,14 @@ func (s *RedisStore) takeLeased(r *Result, key string, take *Take) (ok bool, err
 		r.Receipt.set(places[:n])
 		return true, nil
 	}
-	// Until Redis is asked again, nothing is admitted, whatever has refilled there.
+	// Until Redis is asked again, such takes are refused, even if its bucket has refilled.
 	r.RetryAfter = max(r.RetryAfter, ticksToDuration(a.Void))
 	r.ResetAfter = max(r.ResetAfter, r.RetryAfter)
 	r.Remaining = min(r.Remaining, take.N-1)
 	return true, nil
 }
 
-// adjustLease is Adjust by as many tokens as the lease of the key has to do with, and returns how many are left.
+// adjustLease adjusts the lease of the key by as many tokens as it can, and returns how many are left for Redis.
 func (s *RedisStore) adjustLease(key string, change *Adjustment, c *bucket.Change) (r Result, left int64, err error) {
 	l, err := s.limits.of(change.Limits, newScriptLimits)
 	if err != nil {
@@ -138,7 +137,7 @@ func (s *RedisStore) adjustLease(key string, change *Adjustment, c *bucket.Chang
 	return r, 0, nil
 }
 
-// lessHeld subtracts from deficits what is on lease here: it is withdrawn, and nobody has used it.
+// lessHeld subtracts from deficits what is on lease here, because it is withdrawn but not used.
 func (s *RedisStore) lessHeld(key string, scales []bucket.Scale, deficits []int64) {
 	if s.lease == nil {
 		return

@@ -17,7 +17,7 @@ import (
 // plenty is a limit that is large and fast enough to be leased.
 var plenty = ratelimit.PerSecond(10_000).Burst(100_000)
 
-// leasing opens a store with leases of so long.
+// leasing opens a store with leases of this period.
 func leasing(t testing.TB, addr string, period time.Duration, opts ...ratelimit.RedisOption) *ratelimit.RedisStore {
 	t.Helper()
 	client := redis.NewClient(&redis.Options{Addr: addr, ContextTimeoutEnabled: true})
@@ -38,7 +38,7 @@ func hot(t testing.TB, store ratelimit.Store, key string, limits ...ratelimit.Li
 			return r, taken
 		}
 	}
-	t.Fatal("never leased")
+	require.Fail(t, "never leased")
 	return r, taken
 }
 
@@ -51,7 +51,7 @@ func TestWithLeaseMistakes(t *testing.T) {
 	}
 }
 
-// What is on lease here and unspent counts as there, for whoever looks through this store; nobody else knows of it.
+// Looks through this store count unspent tokens on lease as available. Other processes cannot see them.
 func TestLeaseLooks(t *testing.T) {
 	server, _ := frozenRedis(t)
 	store, other := leasing(t, server.Addr, time.Second), redisStore(t, server.Client())
@@ -74,7 +74,7 @@ func TestLeaseLooks(t *testing.T) {
 	require.Zero(t, redisStore(t, server.Client()).LeaseStats())
 }
 
-// A take from a lease can be given back and charged more for, here while the lease is there, and else in Redis.
+// A take from a lease can be given back, or charged more: in the lease while that exists, else in Redis.
 func TestLeaseAdjust(t *testing.T) {
 	server, _ := frozenRedis(t)
 	store := leasing(t, server.Addr, time.Second)
@@ -100,7 +100,7 @@ func TestLeaseAdjust(t *testing.T) {
 	require.Equal(t, slow.Capacity, mustTake(t, store, "key", 0, slow).Remaining)
 }
 
-// Processes with and without leases that share a bucket admit no more together than one would.
+// Processes with and without leases that share a bucket together admit no more than one would.
 func TestLeaseSharedBucket(t *testing.T) {
 	server := redistest.Start(t)
 	limit := ratelimit.PerSecond(2000).Burst(1000)
@@ -131,14 +131,14 @@ func TestLeaseSharedBucket(t *testing.T) {
 		}
 	}
 	all.Wait()
-	most := float64(limit.Capacity) + time.Since(began).Seconds()*2000
-	t.Logf("%d admitted of at most %.0f; %d decisions from leases", admitted.Load(), most, leased.Load())
-	require.LessOrEqual(t, float64(admitted.Load()), most)
-	require.Greater(t, float64(admitted.Load()), 0.95*most)
+	bound := float64(limit.Capacity) + time.Since(began).Seconds()*2000
+	t.Logf("%d admitted of at most %.0f; %d decisions from leases", admitted.Load(), bound, leased.Load())
+	require.LessOrEqual(t, float64(admitted.Load()), bound)
+	require.Greater(t, float64(admitted.Load()), 0.95*bound)
 	require.Positive(t, leased.Load())
 }
 
-// Takes that are given a wait or a ban go to Redis.
+// Takes with a wait or a ban go to Redis.
 func TestLeaseLeavesOut(t *testing.T) {
 	server := redistest.Start(t)
 	store := leasing(t, server.Addr, 10*time.Millisecond)
@@ -155,7 +155,7 @@ func TestLeaseLeavesOut(t *testing.T) {
 	}
 }
 
-// Decisions from a lease say nothing about Redis; those on which takes have waited do.
+// Decisions from a lease do not show whether Redis works; those that waited for a call do.
 func TestLeaseBehindFallback(t *testing.T) {
 	server := redistest.Start(t)
 	primary := leasing(t, server.Addr, 100*time.Millisecond, ratelimit.WithTimeout(100*time.Millisecond))
@@ -175,7 +175,7 @@ func TestLeaseBehindFallback(t *testing.T) {
 	hot(t, store, "key", plenty)
 }
 
-// What a take of a hot key costs from a lease, beside a MemoryStore and a RedisStore without leases.
+// The cost of a take of a hot key from a lease, compared with a MemoryStore and a RedisStore without leases.
 func BenchmarkRedisStoreLease(b *testing.B) {
 	server := redistest.Start(b)
 	limits := []ratelimit.Limit{ratelimit.PerSecond(100_000_000).Burst(1_000_000_000)}

@@ -138,7 +138,7 @@ func (l *lossy) forward(client, server net.Conn) {
 	}
 }
 
-// By default go-redis sends a command again when its reply is lost, up to three times: each of them would charge.
+// By default go-redis repeats a command whose reply is lost, up to three times, and each would charge.
 func TestRedisLostReplyChargesOnce(t *testing.T) {
 	server := redistest.Start(t)
 	proxy := newLossy(t, server.Addr)
@@ -170,7 +170,7 @@ func TestRedisLostReplyChargesOnce(t *testing.T) {
 				t.Errorf("after 2 takes, of which one never had its reply, %d are missing", still[0].Capacity-r.Remaining)
 			}
 
-			// In a crowd, takes are sent together. Each is charged as often as it was answered, or once more.
+			// Concurrent takes are sent together. Each is charged as often as it was answered, or once more.
 			proxy.armed.Store(true)
 			var answered, failed atomic.Int64
 			var crowd sync.WaitGroup
@@ -193,7 +193,7 @@ func TestRedisLostReplyChargesOnce(t *testing.T) {
 	}
 }
 
-// A proxy or a script of the same name may answer anything.
+// A proxy may reply anything.
 func TestRedisRepliesAreChecked(t *testing.T) {
 	replies := newReplies(t, "*4\r\n:1900000000000000\r\n:1\r\n:0\r\n:100000\r\n")
 	client := redis.NewClient(&redis.Options{Addr: replies.addr, Protocol: 2, DisableIdentity: true})

@@ -73,7 +73,7 @@ func TestRedisStore(t *testing.T) { storetest.Run(t, redisHarness(t)) }
 
 func FuzzRedisStore(f *testing.F) { storetest.Fuzz(f, redisHarness(f)) }
 
-// The script's cache is empty at first, after a failover, and whenever somebody flushes it.
+// Redis does not know the script at first, after a failover, and after SCRIPT FLUSH.
 func TestRedisScriptFlushed(t *testing.T) {
 	server := redistest.Start(t)
 	client := server.Client()
@@ -116,7 +116,7 @@ func TestRedisScriptFlushed(t *testing.T) {
 }
 
 func TestNewRedisStoreErrors(t *testing.T) {
-	const addr = "127.0.0.1:1" // nobody listens, and nobody is asked
+	const addr = "127.0.0.1:1" // no server listens there, and none is asked
 	var nilClient *redis.Client
 	plain := redis.NewClient(&redis.Options{Addr: addr})
 	for name, c := range map[string]struct {
@@ -178,7 +178,7 @@ func TestRedisCluster(t *testing.T) {
 	store := redisStore(t, client)
 	slots := make(map[string]bool)
 	for i := range 60 {
-		key := fmt.Sprintf("{a}%d{}}{", i) // the same hash tag, if braces got through
+		key := fmt.Sprintf("{a}%d{}}{", i) // All have the same hash tag, unless braces are escaped.
 		for n := range 6 {
 			if r := mustTake(t, store, key, 2, ten[0], still[0]); r.Allowed != (n < 5) {
 				t.Fatalf("take %d of %q: %+v", n+1, key, r)
@@ -193,7 +193,7 @@ func TestRedisCluster(t *testing.T) {
 		t.Errorf("60 keys are on %d of 3 masters", len(slots))
 	}
 	for _, node := range cluster.Nodes() {
-		// Asking for what is not allowed costs a round trip, at each take.
+		// A command that is not permitted would cost each take a round trip.
 		if denials := fmt.Sprint(node.Client().Do(ctx, "acl", "log").Val()); strings.Contains(denials, "object:command ") {
 			t.Errorf("the client asked for COMMAND, which the smallest ACL does not allow: %s", denials)
 		}
@@ -241,7 +241,7 @@ func TestRedisRing(t *testing.T) {
 	}
 }
 
-// The comment of RedisStore says what is enough.
+// The rights that the comment of RedisStore lists are enough.
 func TestRedisSmallestACL(t *testing.T) {
 	server := redistest.Start(t)
 	rules := []string{"on", ">secret", "~ratelimit:*", "nocommands", "+evalsha", "+eval", "+get", "+set", "+time"}

@@ -35,7 +35,7 @@ func TestSourceText(t *testing.T) {
 	}
 }
 
-// Wrong arguments are told in the same words by all stores, and cost no round trip.
+// All stores report wrong arguments in the same words, and without a round trip.
 func TestArgumentErrors(t *testing.T) {
 	down := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
 	defer down.Close()
@@ -74,8 +74,8 @@ const hammerVariable = "RATELIMIT_HAMMER"
 
 var hammered = ratelimit.Limit{Capacity: 100, Refill: ratelimit.PerSecond(1000)}
 
-// TestHammer is one of the processes of TestRedisManyProcesses: it waits for its input to end, takes for a second, and
-// says how much it got.
+// TestHammer is one of the processes of TestRedisManyProcesses: it waits for its input to end, takes for a second, and prints
+// how many tokens it got.
 func TestHammer(t *testing.T) {
 	addr := os.Getenv(hammerVariable)
 	if addr == "" {

@@ -9,7 +9,7 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
-// Usage returns what the buckets of this request's key hold, by all limits that hold for the request: how much is left,
+// Usage returns what the buckets of this request's key hold, by all limits that apply to the request: how much is left,
 // for a page of usage or a header of your own. It takes nothing, counts no strike and is not observed. The Usage of a
 // request that is not limited ([Unlimited]) has no limits. The error is the store's.
 func (l *Limiter) Usage(c *gin.Context) (Usage, error) {
@@ -21,8 +21,8 @@ func (l *Limiter) Usage(c *gin.Context) (Usage, error) {
 }
 
 // Peek returns what the buckets of key hold, for admin pages. It takes nothing, counts no strike and is not observed.
-// The key is as for [Limiter.Reset]. Without limits they are those that the store holds for the key, for example of its
-// plan, or else the limiter's own, which [Usage].Static says. The error is the store's, or about a limit.
+// The key is as for [Limiter.Reset]. Without limits, it uses those that the store holds for the key, for example of its
+// plan, or else the limiter's own, and then sets [Usage].Static. The error is the store's, or about a limit.
 func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (Usage, error) {
 	key = l.storeKey(key)
 	if len(limits) > 0 {
@@ -41,17 +41,17 @@ func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (Usage,
 	for i := range min(len(usage.Limits), len(l.limits)) {
 		held, _ := scaleOf(usage.Limits[i].Limit)
 		if own, err := scaleOf(l.limits[i]); err == nil && own == held {
-			usage.Limits[i].Limit = l.limits[i] // The same, as it was configured: "60/m" and not "1/s".
+			usage.Limits[i].Limit = l.limits[i] // The same limit as it was configured: "60/m", not "1/s".
 		}
 	}
 	return usage, nil
 }
 
 // Take withdraws n tokens from the buckets of key, as a request would, or none if any holds too few. The key is as for
-// [Limiter.Reset]. The limits are the static ones; see [WithLimitFunc] for the others. It is for work that does not
-// come as a request: messages, jobs. With [WithMaxWait] it is the caller's to wait for Result.Wait, or use
-// [Limiter.Wait]. In [Off] it allows and touches nothing; in [Shadow] it answers as in [Enforce]. n == 0 looks, and is
-// not observed; [Limiter.Peek] says more.
+// [Limiter.Reset]. The limits are the static ones, not those of [WithLimitFunc]. Take is for work that does not come as a
+// request: messages, jobs. With [WithMaxWait] the caller has to wait for Result.Wait, or can use [Limiter.Wait]. In [Off]
+// it allows, and changes nothing; in [Shadow] it answers as in [Enforce]. n == 0 looks, and is not observed;
+// [Limiter.Peek] returns more.
 //
 // A refusal is a Result. The error is the store's, or about a negative n; no error handler is asked.
 func (l *Limiter) Take(ctx context.Context, key string, n int) (Result, error) {
@@ -60,21 +60,21 @@ func (l *Limiter) Take(ctx context.Context, key string, n int) (Result, error) {
 	return d.result, err
 }
 
-// Wait takes n tokens from the buckets of key, and returns when it is their turn: takes go on at the refill rate, in the
-// order in which they came. It waits up to ctx's deadline, or 24 hours without one. If the tokens cannot be there in
-// time, it says so at once by a Result that is not Allowed, and has taken nothing. Otherwise it is as [Limiter.Take].
+// Wait takes n tokens from the buckets of key, and returns when it is their turn: takes go on at the refill rate, in order
+// of arrival. It waits up to ctx's deadline, or 24 hours without one. If the tokens cannot be there in time, it takes
+// nothing, and at once returns a Result that is not Allowed. Otherwise it is as [Limiter.Take].
 //
-// The error is the store's, or ctx's if that ends meanwhile; then the place in the queue is given up.
+// The error is the store's, or ctx's if that ends while Wait waits. Then the place in the queue is given up.
 func (l *Limiter) Wait(ctx context.Context, key string, n int) (Result, error) {
 	if err := ctx.Err(); err != nil {
 		return Result{}, err
 	}
-	longest := day
+	maxWait := day
 	if deadline, ok := ctx.Deadline(); ok {
-		longest = max(time.Microsecond, min(longest, time.Until(deadline)))
+		maxWait = max(time.Microsecond, min(maxWait, time.Until(deadline)))
 	}
 	var d decision
-	err := l.take(ctx, &d, key, Take{N: n, Limits: l.limits, MaxWait: longest, Ban: l.ban})
+	err := l.take(ctx, &d, key, Take{N: n, Limits: l.limits, MaxWait: maxWait, Ban: l.ban})
 	if err != nil || d.result.Wait == 0 {
 		return d.result, err
 	}
@@ -112,7 +112,7 @@ func (l *Limiter) Limits() []Limit { return slices.Clone(l.limits) }
 // Store returns where the limiter's buckets live.
 func (l *Limiter) Store() Store { return l.store }
 
-// AddObserver is [WithObserver] for a limiter that is already in use: observe hears of the decisions from now on.
+// AddObserver is [WithObserver] for a limiter that is already in use: observe is called with the decisions from now on.
 func (l *Limiter) AddObserver(observe func(context.Context, Event)) {
 	if observe == nil {
 		panic("ratelimit: AddObserver(nil): needs a function, for example NewStats().Observe")

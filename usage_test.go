@@ -129,7 +129,7 @@ func TestWait(t *testing.T) {
 	})
 }
 
-// The kill switch works for jobs, too.
+// Off, the kill switch, works for jobs too.
 func TestTakeHeedsTheMode(t *testing.T) {
 	limiter := newLimiter(t, ratelimit.WithCapacity(1))
 	limiter.SetMode(ratelimit.Off)
@@ -256,13 +256,13 @@ func TestResultAsJSON(t *testing.T) {
 		seconds int
 		ok      bool
 	}{
-		"nothing": {ratelimit.Result{}, `{"allowed":false,"name":"","limit":"","remaining":0,"retry_after":0,"reset_after":0,"wait":0,"banned":false,"source":"unknown"}`, 1, true},
-		"refused": {ratelimit.Result{Name: "n", Limit: ratelimit.PerSecond(10).Burst(20), RetryAfter: 1500 * time.Millisecond, ResetAfter: 2 * time.Second, Source: ratelimit.SourceRedis},
-			`{"allowed":false,"name":"n","limit":"10/s burst 20","remaining":0,"retry_after":1.5,"reset_after":2,"wait":0,"banned":false,"source":"redis"}`, 2, true},
-		"never": {ratelimit.Result{Limit: ratelimit.PerSecond(1).Burst(1), RetryAfter: ratelimit.Never},
-			`{"allowed":false,"name":"","limit":"1/s","remaining":0,"retry_after":null,"reset_after":0,"wait":0,"banned":false,"source":"unknown"}`, 0, false},
-		"allowed": {ratelimit.Result{Allowed: true, Limit: ratelimit.PerSecond(1).Burst(1), Wait: time.Second},
-			`{"allowed":true,"name":"","limit":"1/s","remaining":0,"retry_after":0,"reset_after":0,"wait":1,"banned":false,"source":"unknown"}`, 0, false},
+		"nothing": {result: ratelimit.Result{}, want: `{"allowed":false,"name":"","limit":"","remaining":0,"retry_after":0,"reset_after":0,"wait":0,"banned":false,"source":"unknown"}`, seconds: 1, ok: true},
+		"refused": {result: ratelimit.Result{Name: "n", Limit: ratelimit.PerSecond(10).Burst(20), RetryAfter: 1500 * time.Millisecond, ResetAfter: 2 * time.Second, Source: ratelimit.SourceRedis},
+			want: `{"allowed":false,"name":"n","limit":"10/s burst 20","remaining":0,"retry_after":1.5,"reset_after":2,"wait":0,"banned":false,"source":"redis"}`, seconds: 2, ok: true},
+		"never": {result: ratelimit.Result{Limit: ratelimit.PerSecond(1).Burst(1), RetryAfter: ratelimit.Never},
+			want: `{"allowed":false,"name":"","limit":"1/s","remaining":0,"retry_after":null,"reset_after":0,"wait":0,"banned":false,"source":"unknown"}`, seconds: 0},
+		"allowed": {result: ratelimit.Result{Allowed: true, Limit: ratelimit.PerSecond(1).Burst(1), Wait: time.Second},
+			want: `{"allowed":true,"name":"","limit":"1/s","remaining":0,"retry_after":0,"reset_after":0,"wait":1,"banned":false,"source":"unknown"}`, seconds: 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			text, err := json.Marshal(c.result)

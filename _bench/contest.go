@@ -7,29 +7,29 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// peer is one contestant. What it has no code of its own for is nil.
+// peer is one contestant. A function is nil if the contestant is not measured by it.
 type peer struct {
 	name   string
 	module string // whose version the report names
 	kind   kind
-	note   string // what keeps its decisions from being exact, or other fine print
+	note   string // why its decisions are not exact, or other remarks
 
 	memory func(limit) taker                 // one token from memory
 	web    func(limit, address) http.Handler // a Gin engine behind its middleware and headers
-	direct bool                              // web knows the peer's address alone
+	direct bool                              // web can only limit by the peer's address
 	redis  func(*redis.Client, limit) taker  // one token from Redis
 	sends  []string                          // the commands of a refusal on Redis, as they are sent
 }
 
-// kind says what a contestant is compared as.
+// kind is what a contestant is compared as.
 type kind int
 
 const (
 	ours    kind = iota
-	exact        // keys never share a bucket, and a bucket admits its capacity and what refills, no more and no less
+	exact        // keys never share a bucket, and a bucket admits exactly its capacity and what refills
 	inexact      // counts windows, shares buckets or races
-	floor        // what no exact limiter can be faster than
-	aid          // no contestant: simple code to compare with
+	floor        // a bound: no exact limiter can be faster
+	aid          // not a contestant, but simple code to compare with
 )
 
 var peers = []peer{
@@ -38,7 +38,7 @@ var peers = []peer{
 	xTime, xTimeBare, juju, sethvargo, ulule, throttledGCRA, httprateWindows, jgl, tollboothV7, redisRate,
 }
 
-// limit is the same for every contestant: a burst of capacity, and one token back every per.
+// limit is the same for every contestant: a burst of capacity, and one token refilled every per.
 type limit struct {
 	capacity int
 	per      time.Duration
@@ -50,15 +50,15 @@ func (l limit) window() time.Duration { return time.Duration(l.capacity) * l.per
 func (l limit) perSecond() float64 { return 1 / l.per.Seconds() }
 
 var (
-	roomy = limit{1e9, time.Second} // more than any measurement takes, so everything is admitted
-	tight = limit{1, time.Hour}     // empty after one take, so everything else is refused
+	roomy = limit{1e9, time.Second} // more than any measurement takes, so that everything is admitted
+	tight = limit{1, time.Hour}     // empty after one take, so that everything else is refused
 )
 
-// address says what a request is counted against.
+// address is which address a request is counted against.
 type address int
 
 const (
-	clientAddress address = iota // the client's, behind proxies, as each library tells it by default
+	clientAddress address = iota // the client's, behind proxies, as each library finds it by default
 	peerAddress                  // the connection's
 )
 
@@ -84,7 +84,7 @@ func verdictOf(ok bool, err error) verdict {
 	}
 }
 
-// must is for constructors whose arguments are constants here.
+// must returns what a constructor has made. Here arguments are constants, so an error is a bug.
 func must[T any](value T, err error) T {
 	if err != nil {
 		panic(err)

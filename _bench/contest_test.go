@@ -14,7 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// contestants runs a test for each peer that has what it is about.
+// contestants runs a test for each peer that has what the test is about.
 func contestants(t *testing.T, has func(peer) bool, test func(t *testing.T, p peer)) {
 	for _, p := range peers {
 		if has(p) {
@@ -23,7 +23,7 @@ func contestants(t *testing.T, has func(peer) bool, test func(t *testing.T, p pe
 	}
 }
 
-// takeTimes counts what n takes of key are answered.
+// takeTimes counts the answers to n takes of key.
 func takeTimes(take taker, key string, n int) (counted tally) {
 	for range n {
 		counted[take(key)]++
@@ -38,7 +38,7 @@ func wantTally(t *testing.T, got tally, wantAllowed, wantRefused int) {
 	}
 }
 
-// limits checks what all scenarios rely on: the burst is admitted, and no more.
+// limits checks that the burst is admitted, and no more, which all scenarios rely on.
 func limits(t *testing.T, open func(limit) taker) {
 	t.Helper()
 	take := open(limit{10, time.Hour})
@@ -53,7 +53,7 @@ func TestMemoryAdmitsTheBurst(t *testing.T) {
 	contestants(t, hasMemory, func(t *testing.T, p peer) { limits(t, p.memory) })
 }
 
-// What is called exact refills evenly, and the windows do not.
+// Peers that are called exact refill evenly, and windows do not.
 func TestMemoryRefills(t *testing.T) {
 	contestants(t, hasMemory, func(t *testing.T, p peer) {
 		t.Parallel()
@@ -70,7 +70,7 @@ func TestMemoryRefills(t *testing.T) {
 	})
 }
 
-// What is called exact counts every caller. throttled may give up, but it never admits too many.
+// Peers that are called exact count every caller. throttled may give up, but never admits too many.
 func TestMemoryCountsEveryCaller(t *testing.T) {
 	contestants(t, func(p peer) bool { return hasMemory(p) && p.kind != inexact }, func(t *testing.T, p peer) {
 		const callers, each, capacity = 64, 500, 10_000
@@ -163,7 +163,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// Every scenario runs with every contestant that it has, and every table finds its metrics.
+// Every scenario runs with each of its contestants, and every table finds its metrics.
 func TestScenarios(t *testing.T) {
 	o := options{lasts: 2 * time.Millisecond, keys: 2000, redis: redistest.Start(t).Addr}
 	r := newReport(o)

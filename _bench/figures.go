@@ -32,7 +32,7 @@ func (f figure) aim() string {
 	return "≤ " + fmt.Sprintf(f.format, f.bound)
 }
 
-// figures are those of which both sides were measured.
+// figures are the numbers both of whose sides were measured.
 func (r *report) figures() (all []figure) {
 	add := func(f figure) {
 		if !math.IsNaN(f.value) {
@@ -97,14 +97,14 @@ func (r *report) figures() (all []figure) {
 	atMost("Redis, refused: commands sent/s", "redis/refused/calls", 2, "%.1f")
 
 	for _, suffix := range []string{wrongSuffix, failedSuffix} {
-		most := 0.0
+		worst := 0.0
 		for metric, values := range r.values[oursByStore.name] {
-			// Where the keys are nearly as many as a store holds, a few share an overflow bucket: the table says how many.
+			// If there are nearly as many keys as a store can hold, a few share an overflow bucket. The table has their number.
 			if strings.HasSuffix(metric, suffix) && !strings.HasPrefix(metric, "heap") {
-				most = max(most, slices.Max(values))
+				worst = max(worst, slices.Max(values))
 			}
 		}
-		add(figure{"Share of takes " + suffix[1:] + ", worst measurement", most, 0, false, "%.2g", ""})
+		add(figure{"Share of takes " + suffix[1:] + ", worst measurement", worst, 0, false, "%.2g", ""})
 	}
 	return all
 }

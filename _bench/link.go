@@ -7,13 +7,13 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
-// linkRTTs are the round trips of the links, which a proxy makes that delays both ways.
+// linkRTTs are the round trips of the links. A link is a proxy that delays both ways.
 var linkRTTs = []time.Duration{time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond}
 
 func linkName(rtt time.Duration, callers int) string { return fmt.Sprintf("link/%v/%d", rtt, callers) }
 
-// hasLink leaves out who is measured for another reason: a lease makes no difference to many keys, and of two that read
-// and then write one is enough.
+// hasLink reports whether a peer is measured over links. A lease is not, because it makes no difference to many keys. Of two
+// peers that read and then write, one is enough.
 func hasLink(p peer) bool { return hasRedis(p) && p.name != oursByLease.name && p.name != jgl.name }
 
 func linkScenarios() (all []scenario) {

@@ -2,10 +2,10 @@
 //
 //	go -C _bench run . [-quick] [-only regexp] [-passes n] [-time d] [-o file.md]
 //
-// The machine is taken to be noisy. So every measurement is repeated in passes, each of which goes through all
-// contestants of a scenario one after the other, and the report shows medians over the passes and their ratios. Each
-// measurement runs in a process of its own, on Unix. Every contestant has the same limit and otherwise its defaults, and every
-// decision in a measurement is counted: those that are not what the scenario is about are in the table.
+// The machine is assumed to be noisy. So every measurement is repeated in passes, each of which goes through all contestants
+// of a scenario one after the other, and the report shows medians over the passes and their ratios. On Unix, each measurement
+// runs in a process of its own. Every contestant has the same limit and otherwise its defaults. Every decision in a
+// measurement is counted, and the table shows those that the scenario does not expect.
 package main
 
 import (
@@ -92,7 +92,7 @@ func (r *report) measure(ctx context.Context, o options, passes int, bound time.
 		for _, s := range scenarios {
 			fmt.Fprintf(os.Stderr, "pass %d of %d, %s: %s\n", r.passes+1, passes, time.Since(start).Round(time.Second), s.name)
 			for i := range peers {
-				p := peers[(i+r.passes)%len(peers)] // So that nobody is always the first.
+				p := peers[(i+r.passes)%len(peers)] // A different one is first in each pass.
 				if !s.has(p) || !only.MatchString(s.name+"/"+p.name) || s.needsRedis() && o.redis == "" || s.isSlow() && r.passes >= slowPasses {
 					continue
 				}

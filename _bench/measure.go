@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// keyset is n different keys of one length, which looks like IPv4 addresses. They lie one behind the other without
-// pointers, so that reading the next key costs no cache miss and the garbage collector has nothing to scan but what
-// the contestant keeps.
+// keyset is n different keys of one length, which look like IPv4 addresses. They are stored one after the other without
+// pointers, so that reading the next key costs no cache miss, and the garbage collector only scans what the contestant
+// keeps.
 type keyset struct {
 	text string
 	n    int
@@ -26,8 +26,8 @@ func appendKey(b []byte, i int) []byte {
 	return fmt.Appendf(b, "010.%03d.%03d.%03d", i>>16, i>>8&255, i&255)
 }
 
-// newKeys returns the keys in order, or shuffled: who adds them in order must be asked for them in another one, or
-// what was allocated in a row is read in a row.
+// newKeys returns the keys in order, or shuffled. Keys that were added in order must be read in another order, or memory that
+// was allocated in a row is read in a row.
 func newKeys(n int, shuffled bool) keyset {
 	text := make([]byte, 0, n*keyLength)
 	order := func(i int) int { return i }
@@ -60,13 +60,13 @@ func (t *tally) add(other tally) {
 
 func (t tally) sum() int { return t[refused] + t[allowed] + t[failed] }
 
-// load is callers that take without a pause.
+// load is callers that take without pauses.
 type load struct {
 	callers []*caller
 	batch   int // takes between two looks at the clock
 }
 
-// caller goes round its keys.
+// caller takes from its keys in turn.
 type caller struct {
 	take taker
 	keys keyset
@@ -86,8 +86,8 @@ func newLoad(callers, batch int, keys keyset, take func(caller int) taker) *load
 	return l
 }
 
-// run lets all callers begin at once. It returns how many nanoseconds there were to a take, and the share of the time in
-// which all of them were at it: on a busy machine they may well take turns.
+// run lets all callers begin at once. It returns the nanoseconds per take, and the share of the time in which all of them
+// ran: on a busy machine they may run in turns.
 func (l *load) run(call func(c *caller)) (perTake, together float64) {
 	var ready atomic.Int64
 	var done sync.WaitGroup
@@ -139,18 +139,19 @@ func (l *load) lasting(d time.Duration) (perTake, together float64) {
 	})
 }
 
-// quietly takes in slices, and leaves those out in which the kernel took a core away for somebody else, or let callers
-// wait for one. It takes for so long at least, and longer if nearly all slices are disturbed; in the end, those are better than none, and noisy is true. The mean of the
-// middle half is what counts: a median would hide the garbage collector, which not every slice meets.
+// quietly takes in slices of time, and leaves out those in which the kernel gave a core to another process, or let callers
+// wait for one. It takes for at least d, and longer if nearly all slices are disturbed; in the end it uses disturbed slices
+// rather than none, and noisy is true. The result is the mean of the middle half: a median would hide the garbage collector,
+// which does not run in every slice.
 func (l *load) quietly(d time.Duration) (perTake float64, noisy bool) {
 	const (
-		slice   = 2 * time.Millisecond
-		enough  = 12
-		overlap = .95
-		longest = 5 // times d
+		slice    = 2 * time.Millisecond
+		enough   = 12
+		overlap  = .95
+		maxTimes = 5 // times d
 	)
 	var all, quiet []float64
-	for start := time.Now(); time.Since(start) < d || len(quiet) < enough && time.Since(start) < longest*d; {
+	for start := time.Now(); time.Since(start) < d || len(quiet) < enough && time.Since(start) < maxTimes*d; {
 		before := usage()
 		perTake, together := l.lasting(slice)
 		all = append(all, perTake)
@@ -177,7 +178,7 @@ func usage() (u syscall.Rusage) {
 	return u
 }
 
-// verdicts are those of all callers since the last time.
+// verdicts returns the verdicts of all callers since it was last called.
 func (l *load) verdicts() (sum tally) {
 	for _, c := range l.callers {
 		sum.add(c.tally)
@@ -186,31 +187,31 @@ func (l *load) verdicts() (sum tally) {
 	return sum
 }
 
-// same is one taker for all callers.
+// same is the same taker for all callers.
 func same(take taker) func(int) taker { return func(int) taker { return take } }
 
 // histogram counts durations, to within 3 %.
 type histogram struct {
-	count [64 << histogramBits]int
-	most  time.Duration
+	count   [64 << histogramBits]int
+	longest time.Duration
 }
 
 const histogramBits = 5
 
 func (h *histogram) add(d time.Duration) {
-	h.most = max(h.most, d)
+	h.longest = max(h.longest, d)
 	shift := max(0, bits.Len64(uint64(d))-histogramBits-1)
 	h.count[shift<<histogramBits+int(d>>shift)]++
 }
 
 func (h *histogram) merge(other *histogram) {
-	h.most = max(h.most, other.most)
+	h.longest = max(h.longest, other.longest)
 	for i, n := range other.count {
 		h.count[i] += n
 	}
 }
 
-// quantile returns a duration that the share q is not above.
+// quantile returns a duration that a share q of the durations is not above.
 func (h *histogram) quantile(q float64) time.Duration {
 	total := 0
 	for _, n := range h.count {
@@ -220,13 +221,13 @@ func (h *histogram) quantile(q float64) time.Duration {
 	for i, n := range h.count {
 		if rest -= n; rest < 0 {
 			shift := max(0, i>>histogramBits-1)
-			return min(h.most, time.Duration(i-shift<<histogramBits+1)<<shift-1)
+			return min(h.longest, time.Duration(i-shift<<histogramBits+1)<<shift-1)
 		}
 	}
-	return h.most
+	return h.longest
 }
 
-// timed notes how long every take took, reading the clock once included.
+// timed records how long every take took, including one reading of the clock.
 func (h *histogram) timed(take taker) taker {
 	base := time.Now()
 	return func(key string) verdict {

@@ -42,7 +42,7 @@ func memoryScenarios() []scenario {
 	)
 }
 
-// steady measures takes of keys that are there already.
+// steady measures takes of keys that exist already.
 func steady(name string, take taker, keys keyset, want verdict, o options) metrics {
 	m := metrics{}
 	for _, n := range procs {
@@ -60,7 +60,7 @@ func (m metrics) perTake(name string, callers int, take taker, keys keyset, want
 	m.check(name, l.verdicts(), want)
 }
 
-// many measures the first take of many keys, and then takes of all of them in another order.
+// many measures the first takes of many keys, and then takes of all of them in another order.
 func many(n int, take taker, o options) metrics {
 	m := metrics{}
 	keys := newKeys(o.keys, false)
@@ -77,8 +77,7 @@ func many(n int, take taker, o options) metrics {
 	return m
 }
 
-// heap measures what keys cost that arrive as they do from a network: each a string of its own, kept by nobody but
-// the contestant.
+// heap measures the memory of keys that arrive as from a network: each is a string of its own that only the contestant keeps.
 func heap(p peer, o options) metrics {
 	var room []byte
 	takes := func(take taker, every int) (t tally) {
@@ -95,7 +94,7 @@ func heap(p peer, o options) metrics {
 	after, shortest := collect()
 	m["heap"] = (after - before) / float64(o.keys)
 	m["gc"] = microseconds(shortest) / 1000
-	m.check("heap/kept", takes(take, 101), refused) // A key that is there is refused.
+	m.check("heap/kept", takes(take, 101), refused) // A key that was kept is refused.
 	return m
 }
 
@@ -113,7 +112,7 @@ func collect() (bytes float64, shortest time.Duration) {
 	return float64(stats.HeapAlloc), shortest
 }
 
-// growth measures takes of some keys while many others are being added beside them.
+// growth measures takes of some keys while many others are added.
 func growth(p peer, o options) metrics {
 	take := p.memory(roomy)
 	some, others := newKeys(someKeys, true), newKeys(o.keys, false)
@@ -137,7 +136,7 @@ func growth(p peer, o options) metrics {
 		m[name+"/p50"] = microseconds(h.quantile(.5))
 		m[name+"/p99"] = microseconds(h.quantile(.99))
 		m[name+"/p999"] = microseconds(h.quantile(.999))
-		m[name+"/most"] = microseconds(h.most)
+		m[name+"/most"] = microseconds(h.longest)
 	}
 	return m
 }

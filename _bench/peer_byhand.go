@@ -11,7 +11,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Limiters of one bucket, in the map that people write around them.
+// Limiters of one bucket, in a map as users write it around them.
 var (
 	xTime = peer{
 		name:   "x/time/rate in a sync.Map",

@@ -14,17 +14,17 @@ import (
 )
 
 var (
-	// floorByArray is a seeded hash, an array, a compare-and-swap and the monotonic clock. Strangers share buckets:
-	// it does what any limiter has to do and nothing more.
+	// floorByArray is a seeded hash, an array, a compare-and-swap and the monotonic clock, which any limiter needs, and nothing
+	// more. Keys of the same hash share a bucket.
 	floorByArray = peer{
 		name: "floor: hash, array, CAS, clock",
 		kind: floor,
 		note: "strangers share buckets",
 		memory: func(l limit) taker {
 			base, seed := time.Now(), maphash.MakeSeed()
-			full := make([]atomic.Int64, 1<<21) // twice the most keys, each with the time when its bucket is full again
+			full := make([]atomic.Int64, 1<<21) // for twice the largest number of keys, each with the time when its bucket is full again
 			for i := range full {
-				full[i].Store(0) // So that the kernel does not bring the memory while takes are measured.
+				full[i].Store(0) // So that the kernel does not provide the memory while takes are measured.
 			}
 			return func(key string) verdict {
 				at := &full[maphash.String(seed, key)%uint64(len(full))]
@@ -51,7 +51,7 @@ var (
 			type shard struct {
 				sync.Mutex
 				full map[string]int64
-				_    [48]byte // a cache line for each
+				_    [48]byte // so that each has a cache line of its own
 			}
 			base, seed := time.Now(), maphash.MakeSeed()
 			shards := make([]shard, 64)

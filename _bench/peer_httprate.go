@@ -14,13 +14,13 @@ var httprateWindows = peer{
 	kind:   inexact,
 	note:   "weighted windows, by a 64-bit hash of the key",
 	memory: func(l limit) taker {
-		// It decides on requests only, so it gets one, and no names of headers to write.
+		// It decides on requests only, so it gets one. It gets no names of headers, so it writes none.
 		limiter := httprate.NewRateLimiter(l.capacity, l.window(), httprate.WithResponseHeaders(httprate.ResponseHeaders{}))
 		w, r := &writer{header: http.Header{}}, httptest.NewRequest(http.MethodGet, "/", nil)
 		return func(key string) verdict { return verdictOf(!limiter.OnLimit(w, r, key), nil) }
 	},
 	web: func(l limit, by address) http.Handler {
-		key := httprate.KeyByRealIP //nolint:staticcheck // Deprecated, but what it has for clients behind proxies.
+		key := httprate.KeyByRealIP //nolint:staticcheck // Deprecated, but its only function for clients behind proxies.
 		if by == peerAddress {
 			key = func(r *http.Request) (string, error) {
 				host, _, err := net.SplitHostPort(r.RemoteAddr)

@@ -9,7 +9,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Everything of this library's is with its defaults.
+// This library is measured with its defaults.
 var (
 	oursByStore = peer{
 		name: "this library",
@@ -29,7 +29,7 @@ var (
 		},
 		sends: []string{"evalsha", "eval"},
 	}
-	// With a lease the store is not with its defaults. On many keys it shows what leases cost those that are not leased.
+	// Leases are not on by default. On many keys this shows what leases cost takes of keys that are not leased.
 	oursByLease = peer{
 		name: "this library, WithLease(10ms)",
 		kind: ours,

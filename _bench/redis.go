@@ -11,10 +11,10 @@ import (
 )
 
 const (
-	redisKeys  = 10_000 // so that callers seldom meet
+	redisKeys  = 10_000 // so many that callers seldom take from the same key at a time
 	redisBatch = 1
 	redisLasts = 3  // times the time of other measurements: a take is a thousand times slower
-	denyLasts  = 10 // times: a second or two shows how often a refusal is asked for again
+	denyLasts  = 10 // times: long enough to show how often Redis is asked again about a refusal
 )
 
 var (
@@ -45,7 +45,7 @@ func redisScenarios() (all []scenario) {
 	}})
 }
 
-// onRedis measures takes from an empty server at an address by a client with go-redis' defaults.
+// onRedis measures takes from an empty server at an address, by a client with go-redis' defaults.
 func onRedis(name, address string, callers int, p peer, per limit, keys keyset, want verdict, warmUp, lasts time.Duration) metrics {
 	ctx := context.Background()
 	client := redis.NewClient(&redis.Options{Addr: address})
@@ -79,8 +79,8 @@ func onRedis(name, address string, callers int, p peer, per limit, keys keyset, 
 	return m
 }
 
-// yielding gives the core away after each take, as the goroutine of a request does when it goes back to its connection.
-// Callers that get refusals from memory would otherwise never block, and keep others from ever reading their replies.
+// yielding yields the core after each take, as the goroutine of a request does when it returns to its connection. Otherwise
+// callers that are refused from memory would never block, and would keep others from reading their replies.
 func yielding(take taker) taker {
 	return func(key string) verdict {
 		v := take(key)

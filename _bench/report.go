@@ -52,7 +52,7 @@ func (r *report) median(p peer, metric string) float64 {
 	return (values[(len(values)-1)/2] + values[len(values)/2]) / 2
 }
 
-// best is the contestant of that kind with the best median, and false if none has one.
+// best returns the contestant of that kind with the best median. It is false if none has one.
 func (r *report) best(k kind, metric string, more bool) (best peer, found bool) {
 	for _, p := range peers {
 		value := r.median(p, metric)
@@ -180,7 +180,7 @@ func (r *report) cell(p peer, c column) string {
 	return strings.Join(text, " ")
 }
 
-// tilde marks what was measured on a machine that was too busy.
+// tilde marks numbers that were measured on a machine that was too busy.
 func (r *report) tilde(p peer, metric string) string {
 	if len(r.values[p.name][metric+noisySuffix]) > 0 {
 		return "~"
@@ -209,7 +209,7 @@ func command() string {
 
 // processor is the name of the CPU's model.
 func processor() string {
-	info, _ := os.ReadFile("/proc/cpuinfo") // Elsewhere there is none.
+	info, _ := os.ReadFile("/proc/cpuinfo") // Only Linux has it.
 	for line := range strings.Lines(string(info)) {
 		if name, value, _ := strings.Cut(line, ":"); strings.TrimSpace(name) == "model name" {
 			return strings.TrimSpace(value)
@@ -218,9 +218,9 @@ func processor() string {
 	return "unknown CPU"
 }
 
-// loadAverage is how busy others kept the machine, in the last 1, 5 and 15 minutes.
+// loadAverage is how busy the machine was, in the last 1, 5 and 15 minutes.
 func loadAverage() string {
-	average, _ := os.ReadFile("/proc/loadavg") // Elsewhere there is none.
+	average, _ := os.ReadFile("/proc/loadavg") // Only Linux has it.
 	fields := strings.Fields(string(average))
 	return strings.Join(fields[:min(3, len(fields))], " ")
 }
@@ -245,7 +245,7 @@ func versions() string {
 	return strings.Join(all, ", ")
 }
 
-// clocks is what reading the clock costs in nanoseconds, once with and once without the time of day.
+// clocks returns how many nanoseconds it takes to read the clock, with and without the time of day.
 func clocks() (now, since float64) {
 	const times = 1_000_000
 	best := func(read func()) float64 {

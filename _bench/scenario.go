@@ -16,11 +16,11 @@ type options struct {
 
 func (o options) warmUp() time.Duration { return o.lasts / 6 }
 
-// metrics are what one measurement says, by names that are unique among all scenarios.
+// metrics are the results of one measurement, by names that are unique among all scenarios.
 type metrics map[string]float64
 
-// wrongOf and failedOf are the metrics of how often a contestant decided otherwise than the metric called name needs it
-// to, and how often it did not decide at all.
+// wrongOf and failedOf are the metrics of how often a contestant decided otherwise than the metric called name expects, and
+// how often it did not decide at all.
 func wrongOf(name string) string  { return name + wrongSuffix }
 func failedOf(name string) string { return name + failedSuffix }
 
@@ -29,7 +29,7 @@ const (
 	failedSuffix = "/failed"
 )
 
-// noisySuffix is for the metric that is not 0 where a machine was too busy to measure on.
+// noisySuffix ends the name of a metric that is not 0 if the machine was too busy to measure.
 const noisySuffix = "/noisy"
 
 // quietly measures a load by itself.
@@ -41,15 +41,15 @@ func (m metrics) quietly(name string, l *load, o options) {
 	}
 }
 
-// check counts what should all have been the same verdict.
+// check records how many of the verdicts are not the expected one.
 func (m metrics) check(name string, t tally, want verdict) {
 	sum := float64(t.sum())
 	m[failedOf(name)] = float64(t[failed]) / sum
 	m[wrongOf(name)] = 1 - float64(t[failed]+t[want])/sum
 }
 
-// scenario is one measurement of one contestant, in a process of its own: no contestant's garbage, goroutines or heap
-// are in another one's way.
+// scenario is one measurement of one contestant, in a process of its own, so that no contestant's garbage, goroutines or heap
+// disturb another one.
 type scenario struct {
 	name string
 	has  func(peer) bool
@@ -75,7 +75,7 @@ func find(scenarioName, peerName string) (scenario, peer, error) {
 	return scenario{}, peer{}, fmt.Errorf("no scenario %q with %q", scenarioName, peerName)
 }
 
-// table is what the report shows of metrics.
+// table is a table of the report, with the metrics that it shows.
 type table struct {
 	title   string
 	text    string
@@ -90,7 +90,7 @@ type column struct {
 	more   bool   // more is better
 }
 
-// slowPasses is in how many passes the slow scenarios take part. Together they take as long as all others do.
+// slowPasses is how many passes the slow scenarios take part in. Together they take as long as all other scenarios.
 const slowPasses = 3
 
 func (s scenario) isSlow() bool {

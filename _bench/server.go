@@ -33,7 +33,7 @@ func startRedis() (*server, error) {
 	return &server{s.Addr, info["Server"]["redis_version"], h.close}, nil
 }
 
-// host is the part of a test that redistest needs, in a program. What would end a test ends the program.
+// host is the part of a testing.TB that redistest needs, for a program. Where a test would end, the program ends.
 type host struct {
 	testing.TB
 	cleanups []func()

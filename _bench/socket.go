@@ -17,7 +17,7 @@ import (
 
 const (
 	socketConns = 16
-	socketLasts = 5 // times the time of other measurements: the CPU of a process is known by slices of the scheduler
+	socketLasts = 5 // times the time of other measurements: the CPU time of a process is counted in slices of the scheduler
 )
 
 // socketScenarios serve real requests: a server in a process of its own, on one core, and callers in this one.
@@ -33,8 +33,8 @@ func socketScenarios() (all []scenario) {
 	return all
 }
 
-// serveEnv tells a process to be the server of a scenario, "scenario/peer". It is no flag, because tests start themselves
-// as servers, too.
+// serveEnv makes a process the server of a scenario, "scenario/peer". It is not a flag, because tests start themselves as
+// servers, too.
 const serveEnv = "BENCH_SERVE"
 
 func runOrServe(run func() error) error {
@@ -97,7 +97,7 @@ func onSocket(name string, p peer, o options) metrics {
 	return m
 }
 
-// overSocket is a client that sends the same request down one connection again and again.
+// overSocket is a client that sends the same request again and again on one connection.
 func overSocket(address string) taker {
 	conn := must(net.Dial("tcp", address))
 	reader := bufio.NewReader(conn)
@@ -119,7 +119,8 @@ func overSocket(address string) taker {
 	}
 }
 
-// readStatus reads a response of known length past its end. http.ReadResponse would take more time than the server does.
+// readStatus reads the status of a response, and then the rest of it, whose length is known. http.ReadResponse would take
+// more time than the server.
 func readStatus(r *bufio.Reader) (status int, err error) {
 	length := 0
 	for {

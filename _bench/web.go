@@ -23,7 +23,7 @@ func webScenarios() (all []scenario) {
 			m := metrics{}
 			withProcs(1, func() {
 				m.perRequest("gin/"+c.name+"/allowed", p.web(roomy, c.by), allowed, o)
-				if p.kind != floor { // It refuses nothing.
+				if p.kind != floor { // A floor refuses nothing.
 					m.perRequest("gin/"+c.name+"/refused", p.web(tight, c.by), refused, o)
 				}
 			})
@@ -46,7 +46,7 @@ func (m metrics) perRequest(name string, handler http.Handler, want verdict, o o
 	m[name+"/objects"] = objects / float64(t.sum())
 }
 
-// requests is a client that sends the same request again and again, and reads the status of the answer.
+// requests is a client that sends the same request again and again, and reads the status of the response.
 func requests(handler http.Handler, r *http.Request) taker {
 	w := &writer{header: http.Header{}}
 	return func(string) verdict {
@@ -63,7 +63,7 @@ func requests(handler http.Handler, r *http.Request) taker {
 	}
 }
 
-// writer is a response that is used again, as a server does with its buffers.
+// writer is a response writer that is reused, as servers reuse their buffers.
 type writer struct {
 	header http.Header
 	status int

@@ -25,7 +25,7 @@ func byAddress(t *testing.T, proxies ...string) (*gin.Engine, *ratelimit.MemoryS
 	return engine, store
 }
 
-// from asks as a peer does, and returns how long that took.
+// from sends a request from a peer, and returns how long that took.
 func from(engine http.Handler, peer string, headers http.Header) time.Duration {
 	req := httptest.NewRequest(http.MethodGet, "/", http.NoBody)
 	req.RemoteAddr = peer
@@ -64,18 +64,18 @@ func TestA01ForwardedFor(t *testing.T) {
 		peer    string
 		headers headers
 	}{
-		{"spoofed, no proxy", nil, client + ":1", forwarded("198.51.100.*")},
-		{"X-Real-IP spoofed, no proxy", nil, client + ":1", with(forwarded("junk"), "X-Real-IP", "198.51.100.*")},
-		{"spoofed through a proxy", []string{"10.0.0.0/8"}, proxy, forwarded("198.51.100.*, " + client)},
-		{"spoofed as a proxy", []string{"10.0.0.0/8"}, proxy, forwarded("198.51.100.*, 10.9.9.9, " + client)},
-		{"several lines", []string{"10.0.0.0/8"}, proxy, forwarded("198.51.100.*", client)},
-		{"junk before", []string{"10.0.0.0/8"}, proxy, forwarded("junk*, " + client)},
-		{"port of the client", []string{"10.0.0.0/8"}, proxy, forwarded(client + ":*")},
-		{"port of the client, X-Real-IP spoofed", []string{"10.0.0.0/8"}, proxy, with(forwarded(client+":443"), "X-Real-IP", "198.51.100.*")},
-		{"junk alone, X-Real-IP by the proxy", []string{"10.0.0.0/8"}, proxy, with(forwarded("junk*"), "X-Real-IP", client)},
-		{"10,000 entries", []string{"10.0.0.0/8"}, proxy, forwarded(strings.Repeat("198.51.100.*, ", 10_000) + client)},
-		{"1 MiB", []string{"10.0.0.0/8"}, proxy, forwarded(strings.Repeat("x", 1<<20) + "*, " + client)},
-		{"1 MiB, no proxy", nil, client + ":1", forwarded(strings.Repeat("1", 1<<20))},
+		{name: "spoofed, no proxy", peer: client + ":1", headers: forwarded("198.51.100.*")},
+		{name: "X-Real-IP spoofed, no proxy", peer: client + ":1", headers: with(forwarded("junk"), "X-Real-IP", "198.51.100.*")},
+		{name: "spoofed through a proxy", proxies: []string{"10.0.0.0/8"}, peer: proxy, headers: forwarded("198.51.100.*, " + client)},
+		{name: "spoofed as a proxy", proxies: []string{"10.0.0.0/8"}, peer: proxy, headers: forwarded("198.51.100.*, 10.9.9.9, " + client)},
+		{name: "several lines", proxies: []string{"10.0.0.0/8"}, peer: proxy, headers: forwarded("198.51.100.*", client)},
+		{name: "junk before", proxies: []string{"10.0.0.0/8"}, peer: proxy, headers: forwarded("junk*, " + client)},
+		{name: "port of the client", proxies: []string{"10.0.0.0/8"}, peer: proxy, headers: forwarded(client + ":*")},
+		{name: "port of the client, X-Real-IP spoofed", proxies: []string{"10.0.0.0/8"}, peer: proxy, headers: with(forwarded(client+":443"), "X-Real-IP", "198.51.100.*")},
+		{name: "junk alone, X-Real-IP by the proxy", proxies: []string{"10.0.0.0/8"}, peer: proxy, headers: with(forwarded("junk*"), "X-Real-IP", client)},
+		{name: "10,000 entries", proxies: []string{"10.0.0.0/8"}, peer: proxy, headers: forwarded(strings.Repeat("198.51.100.*, ", 10_000) + client)},
+		{name: "1 MiB", proxies: []string{"10.0.0.0/8"}, peer: proxy, headers: forwarded(strings.Repeat("x", 1<<20) + "*, " + client)},
+		{name: "1 MiB, no proxy", peer: client + ":1", headers: forwarded(strings.Repeat("1", 1<<20))},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			engine, store := byAddress(t, test.proxies...)
@@ -93,7 +93,7 @@ func TestA01ForwardedFor(t *testing.T) {
 			c.exceeds(float64(store.Len()-1), 0)
 		})
 	}
-	// And different peers are not one.
+	// Different peers have different buckets.
 	engine, store := byAddress(t, "10.0.0.0/8")
 	for i := range 100 {
 		from(engine, proxy, forwarded("198.51.100.*")(i))

@@ -30,13 +30,13 @@ func heap() uint64 {
 	return m.HeapAlloc
 }
 
-// The heap soak: keys without end, each left with an empty bucket.
+// The heap soak: ever more keys, each left with an empty bucket.
 func TestA04SprayOnMemory(t *testing.T) {
 	c := try(t, "A4")
 	const known = 100
-	most, spray := pick(100_000, 10_000), pick(10_000_000, 50_000)
+	maxKeys, spray := pick(100_000, 10_000), pick(10_000_000, 50_000)
 	before := heap()
-	store := ratelimit.NewMemoryStore(ratelimit.WithMaxKeys(most))
+	store := ratelimit.NewMemoryStore(ratelimit.WithMaxKeys(maxKeys))
 	limit := ratelimit.Limit{Capacity: 10, Refill: ratelimit.PerHour(10)}
 	take(t, store, "victim", 10, limit)
 	for i := range known {
@@ -62,10 +62,10 @@ func TestA04SprayOnMemory(t *testing.T) {
 	}
 	spraying.Wait()
 	grown := int64(heap()) - int64(before)
-	if n := store.Len(); n > most {
-		t.Errorf("%d keys, want at most %d", n, most)
+	if n := store.Len(); n > maxKeys {
+		t.Errorf("%d keys, want at most %d", n, maxKeys)
 	}
-	if grown > int64(200*most) { // 79 bytes a key, and twice that while a table grows.
+	if grown > int64(200*maxKeys) { // 79 bytes a key, and twice that while a table grows.
 		t.Errorf("the heap has grown by %d bytes", grown)
 	}
 	for i := range known {
@@ -93,11 +93,11 @@ func TestA05SprayOnRedis(t *testing.T) {
 	fill(t, store, "fill", keys, ratelimit.Limit{Capacity: 10, Refill: ratelimit.PerMinute(1)})
 	full := memory()
 	space := admin.Info(t.Context(), "keyspace").Val()
-	// One more is the store's own, by which it has seen that there is one server.
+	// One more is the store's own, by which it finds out whether there is one server.
 	if !strings.Contains(space, fmt.Sprintf("keys=%d,expires=%d,", keys+1, keys+1)) {
 		t.Errorf("%d keys: %s", keys, space)
 	}
-	// A bucket is full again after a minute, and two seconds later its key is gone.
+	// A bucket is full again after a minute, and its key expires two seconds later.
 	server.Clock().Advance(time.Minute + 2*time.Second)
 	eventually(t, time.Minute, "all keys are gone", func() bool { return admin.DBSize(t.Context()).Val() == 0 })
 	c.times(keys)
@@ -106,14 +106,14 @@ func TestA05SprayOnRedis(t *testing.T) {
 		float64(full-empty)/(1<<20), float64(full-empty)/float64(keys), float64(memory()-empty)/(1<<20))
 }
 
-// Keys that fall into one shard of one process are spread in any other, because each has a seed of its own. Which shard
-// a key is in shows in a full store, where new keys share one bucket a shard.
+// Keys that are in one shard in one process are spread over shards in any other, because each has a seed of its own. A full
+// store shows which keys are in one shard, because new keys share one bucket per shard.
 func TestA06AimedAtOneShard(t *testing.T) {
 	c := try(t, "A6")
-	const most, shards, aimed = 1 << 14, 8, 500
+	const maxKeys, shards, aimed = 1 << 14, 8, 500
 	limit := ratelimit.Limit{Capacity: 1, Refill: ratelimit.PerHour(1)}
 	full := func() *ratelimit.MemoryStore {
-		store := ratelimit.NewMemoryStore(ratelimit.WithMaxKeys(most))
+		store := ratelimit.NewMemoryStore(ratelimit.WithMaxKeys(maxKeys))
 		for i := 0; take(t, store, "fill"+strconv.Itoa(i), 1, ratelimit.Limit{Capacity: 1, Refill: ratelimit.PerDay(1)}).Source == ratelimit.SourceMemory; i++ {
 		}
 		return store
@@ -198,7 +198,7 @@ func TestA07HostileKeys(t *testing.T) {
 	}
 	for _, key := range keys {
 		if len(key) > 3 && strings.Contains(logged.String(), key) && key != "undefined" {
-			t.Errorf("the log tells key %.20q", key)
+			t.Errorf("the log discloses key %.20q", key)
 		}
 	}
 	c.exceeds(0, 0)
@@ -208,7 +208,7 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// checkHeaders fails where a response has what a key brought, or what no header may have.
+// checkHeaders fails if a response's headers contain text of a key, or bytes that no header may have.
 func checkHeaders(t *testing.T, w *httptest.ResponseRecorder, key string) {
 	t.Helper()
 	for name, values := range w.Header() {
@@ -217,7 +217,7 @@ func checkHeaders(t *testing.T, w *httptest.ResponseRecorder, key string) {
 				t.Errorf("header %s: %q", name, value)
 			}
 			if len(key) > 3 && strings.Contains(value, key) {
-				t.Errorf("header %s tells key %.20q", name, key)
+				t.Errorf("header %s discloses key %.20q", name, key)
 			}
 		}
 	}
@@ -247,7 +247,7 @@ func TestA07CompositesAreInjective(t *testing.T) {
 	c.times(100)
 }
 
-// A bucket that many share: requests without a key, and keys for which there was no room. It is theirs alone.
+// Requests without a key share a bucket, and so do keys without room. No other request uses these buckets.
 func TestA11SharedBucketDrained(t *testing.T) {
 	c := try(t, "A11")
 	reasons := map[ratelimit.Reason]int{}

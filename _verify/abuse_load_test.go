@@ -129,14 +129,14 @@ func TestA09HammeredKey(t *testing.T) {
 	c.times(int(asked.Load()))
 	c.exceeds(0, 0)
 	c.note("%.0f requests a second, of which Redis saw %.1f", float64(asked.Load())/elapsed, float64(ran)/elapsed)
-	const probe = 33 // Each ten seconds under load the store looks whether there is one server.
+	const probe = 33 // Calls by which the store finds out, every ten seconds under load, whether there is one server.
 	if float64(ran) > 10*elapsed+probe*(1+elapsed/10) {
 		t.Errorf("Redis was asked %d times in %.0f s", ran, elapsed)
 	}
 }
 
-// Clients that never finish their bodies sit in the handler. They hold no connection to Redis, no lock and no
-// goroutine of the limiter's.
+// Clients that never finish their bodies keep the handler waiting. They hold no connection to Redis, no lock and no goroutine
+// of the limiter's.
 func TestA10SlowBodies(t *testing.T) {
 	c := try(t, "A10")
 	server := redistest.Start(t)

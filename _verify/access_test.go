@@ -12,7 +12,7 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
-// The ACL that the documentation of RedisStore gives, and what of it is taken away.
+// The ACL of RedisStore's documentation, with some rights taken away.
 func TestF16Access(t *testing.T) { nearAndFar(t, "F16", f16Access) }
 
 func f16Access(t *testing.T, c *trial) {
@@ -53,7 +53,7 @@ func f16Access(t *testing.T, c *trial) {
 	}
 	for text := range texts {
 		if strings.Contains(text, "secret") {
-			t.Errorf("the error tells the password: %q", text)
+			t.Errorf("the error discloses the password: %q", text)
 		}
 	}
 	c.exceeds(0, 0)
@@ -65,7 +65,7 @@ func openStoreAs(t *testing.T, addr, user, password string, opts ...ratelimit.Re
 	return storeOn(t, openClient(t, &redis.Options{Addr: addr, Username: user, Password: password}), opts...)
 }
 
-// storm takes 100 times what cannot be taken, and returns the error. Redis must not be asked much oftener.
+// storm makes 100 takes that fail, and returns the error. They must not ask Redis much more than 100 times.
 func storm(c *trial, server *redistest.Server, store ratelimit.Store, limit ratelimit.Limit) (text string) {
 	c.t.Helper()
 	const takes = 100
@@ -92,7 +92,7 @@ func storm(c *trial, server *redistest.Server, store ratelimit.Store, limit rate
 	return text
 }
 
-// A server that becomes a replica refuses writes. When it is a master again the store goes on.
+// A server that becomes a replica refuses writes. When it is a master again, the store works again.
 func TestF18ReadOnly(t *testing.T) { nearAndFar(t, "F18", f18ReadOnly) }
 
 func f18ReadOnly(t *testing.T, c *trial) {
@@ -121,7 +121,7 @@ func f18ReadOnly(t *testing.T, c *trial) {
 	log := l.stop()
 	c.takes(log.latencies(), spec.Budget)
 	c.exceeds(worstExcess(log.admissions(), spec.Limit), 0)
-	// A demotion that is shorter than the budget is bridged.
+	// A demotion that is shorter than the budget fails no take.
 	short := openStore(t, server.Addr, patient)
 	if err := admin.ReplicaOf(t.Context(), host, port).Err(); err != nil {
 		t.Fatal(err)

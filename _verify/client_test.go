@@ -22,11 +22,11 @@ import (
 	"github.com/gin-ratelimit/ratelimit"
 )
 
-// A client is a process of its own that sends requests through the middleware, and tells how each was answered.
+// A client is a process of its own that sends requests through the middleware, and reports how each was answered.
 
 const clientEnv = "VERIFY_CLIENT"
 
-// clientSpec says what a client process does.
+// clientSpec is what a client process does.
 type clientSpec struct {
 	Addrs  []string // of one server, of a cluster's nodes, or of sentinels
 	Kind   string   // "single", "cluster" or "sentinel"
@@ -58,7 +58,7 @@ const (
 	admitted verdict = iota
 	refused
 	failed // the store could not decide, and the policy answered as it should
-	broken // nothing of the kind
+	broken // none of these
 )
 
 // decision is one request.
@@ -95,7 +95,7 @@ func runClient(text string) error {
 	}
 	stop := make(chan struct{})
 	go func() {
-		_, _ = bufio.NewReader(os.Stdin).ReadByte() // The parent closes it, also by dying.
+		_, _ = bufio.NewReader(os.Stdin).ReadByte() // The parent closes it, or ends.
 		close(stop)
 	}()
 	var mu sync.Mutex // guards out
@@ -144,7 +144,7 @@ func (s clientSpec) client() redis.UniversalClient {
 	}
 }
 
-// store is what the spec asks for on client.
+// store returns the spec's store on client.
 func (s clientSpec) store(client redis.UniversalClient, opts ...ratelimit.FallbackOption) (ratelimit.Store, error) {
 	redisOpts := []ratelimit.RedisOption{
 		ratelimit.WithTimeout(s.Budget), ratelimit.WithKeyPrefix(s.Prefix), ratelimit.WithDenyCache(s.DenyCache),
@@ -200,7 +200,7 @@ func tellSource(c *gin.Context, r ratelimit.Result) {
 	c.Header("X-Source", strconv.Itoa(int(r.Source)))
 }
 
-// request sends one request and judges the answer: status, headers and body.
+// request sends one request, and checks the response: status, headers and body.
 func request(engine *gin.Engine, spec clientSpec, key string) decision {
 	req := httptest.NewRequestWithContext(context.Background(), http.MethodGet, "/", http.NoBody)
 	req.Header.Set("X-Key", key)
@@ -240,7 +240,7 @@ func judge(w *httptest.ResponseRecorder, spec clientSpec) (verdict, string) {
 	return broken, fmt.Sprintf("status %d, headers %v, body %q", w.Code, h, w.Body)
 }
 
-// silent keeps go-redis from writing of each failure that is made on purpose.
+// silent keeps go-redis from logging the failures that are made on purpose.
 type silent struct{}
 
 func (silent) Printf(context.Context, string, ...any) {}

@@ -34,7 +34,7 @@ func f19ClusterOwnerKilled(t *testing.T, c *trial) {
 		eventually(t, 30*time.Second, "the replica has taken over", func() bool { return nodes.MasterOf(spec.Prefix) != owner })
 		takeover := time.Duration(monotonic() - killed)
 		c.note("of which the cluster itself took %.2f s", takeover.Seconds())
-		// A machine under load can hold up the election, which is not the library's.
+		// A machine under load can delay the election, which the library has no part in.
 		c.recovers(l.recovered(killed+int64(100*time.Millisecond), 30*time.Second), max(nodeTimeout+2*time.Second, takeover+500*time.Millisecond))
 		owner.Restart() // As a replica.
 		nodes.WaitOK(30 * time.Second)
@@ -62,7 +62,7 @@ func f20SlotMigration(t *testing.T, c *trial) {
 			to = nodes.Nodes()[(i+1)%3]
 		}
 		m := nodes.BeginMigration(spec.Prefix, to)
-		l.run(200 * time.Millisecond) // New keys already go to the new owner, old ones are where they were.
+		l.run(200 * time.Millisecond) // New keys already go to the new owner, old ones are still at the old one.
 		m.MoveKeys()
 		l.run(200 * time.Millisecond)
 		m.Finish()
@@ -82,7 +82,7 @@ func TestF21ClusterMajorityLost(t *testing.T) { nearAndFar(t, "F21", f21ClusterM
 
 func f21ClusterMajorityLost(t *testing.T, c *trial) {
 	nodes := redistest.Cluster(t, 6)
-	// The owner of the keys stays, and two masters and their replicas go.
+	// The owner of the keys stays, and the other two masters and their replicas go down.
 	tag := 0
 	for nodes.MasterOf("{"+strconv.Itoa(tag)+"}:") != nodes.Nodes()[0] {
 		tag++

@@ -13,13 +13,13 @@ const (
 	processes = 3
 )
 
-// withFallback is a spec whose processes fall back to memory, each at its share.
+// withFallback is a spec whose processes fall back to memory, each with its share.
 func (s clientSpec) withFallback() clientSpec {
 	s.Fallback, s.Share, s.CoolOff = true, 1.0/processes, coolOff
 	return s
 }
 
-// fallbackBound is what the fallbacks of all processes may admit of one key in an outage of so long: M · (C' + r'·T).
+// fallbackBound is how much the fallbacks of all processes may admit of one key in an outage of this length: M · (C' + r'·T).
 func (s clientSpec) fallbackBound(outage time.Duration) float64 {
 	share := max(1, float64(s.Limit.Capacity/processes))
 	perSecond := float64(s.Limit.Refill.Tokens) / s.Limit.Refill.Per.Seconds() / processes
@@ -90,7 +90,7 @@ func f03KilledAndRestartedWithAOF(t *testing.T, c *trial) {
 	}
 }
 
-// killAndRestart has processes under load lose their Redis for half a second. The outage is as they saw it.
+// killAndRestart kills Redis under the load of processes, for half a second. It returns the outage as they saw it.
 func killAndRestart(c *trial, server *redistest.Server, spec clientSpec, recovery time.Duration) (log record, outage time.Duration) {
 	c.t.Helper()
 	l := startLoad(c.t, processes, spec)
@@ -109,7 +109,7 @@ func killAndRestart(c *trial, server *redistest.Server, spec clientSpec, recover
 	return log, time.Duration(log.lastFallback(killed) - killed)
 }
 
-// lastFallback is when a fallback decided for the last time, or since if none did.
+// lastFallback is when a fallback last decided, or since if none did.
 func (r record) lastFallback(since int64) int64 {
 	last := since
 	for _, d := range r {

@@ -14,8 +14,8 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
-// Two stores over one Redis lose it and get it back, a hundred times. What all admit stays within the published
-// bound, and a Redis that is away is asked once per cool-off and process.
+// Two stores on one Redis lose it and get it back, a hundred times. What all admit stays within the documented bound, and a
+// Redis that is down is asked once per cool-off and process.
 func TestF28BackAndForth(t *testing.T) { nearAndFar(t, "F28", f28BackAndForth) }
 
 func f28BackAndForth(t *testing.T, c *trial) {

@@ -13,12 +13,12 @@ import (
 // farAway is the round trip of the second run of a case.
 const farAway = 5 * time.Millisecond
 
-// far is how clients reach Redis while a case is run from far away, else nil. Tests do not run side by side with it.
+// far is how clients reach Redis while a case is run from far away, else nil. No tests run in parallel with it.
 var far dialFunc
 
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// nearAndFar runs a case whose clients are next door to Redis, and again from farAway, unless with -short.
+// nearAndFar runs a case with clients next door to Redis, and, without -short, again with clients that are farAway.
 func nearAndFar(t *testing.T, id string, run func(t *testing.T, c *trial)) {
 	t.Helper()
 	for _, rtt := range []time.Duration{0, farAway}[:pick(2, 1)] {
@@ -35,7 +35,7 @@ func nearAndFar(t *testing.T, id string, run func(t *testing.T, c *trial)) {
 	}
 }
 
-// dialOver returns a dialer over links, which refuses as the server itself does.
+// dialOver returns a dialer over links. Where the server would refuse a connection, it does.
 func dialOver(tb testing.TB, rtt time.Duration) dialFunc {
 	tb.Helper()
 	links := redistest.NewLinks(tb, rtt)
@@ -50,7 +50,7 @@ func dialOver(tb testing.TB, rtt time.Duration) dialFunc {
 	}
 }
 
-// noTest is for the links of a client process, which end with it.
+// noTest is the testing.TB for the links of a client process, which end with the process.
 type noTest struct{ testing.TB }
 
 func (noTest) Helper()           {}

@@ -13,12 +13,12 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
-// FuzzReply has a server answer takes with anything. It is an error or a decision that can be, never a panic.
+// FuzzReply has a server reply anything to takes. The result is an error or a possible decision, never a panic.
 func FuzzReply(f *testing.F) {
 	replies := make(chan string, 1)
 	addr := redistest.Pretend(f, func(command []string) (string, bool) {
 		if strings.HasPrefix(command[0], "eval") {
-			return <-replies, false // Closed if the take was given up before its reply was put in, and the test is over.
+			return <-replies, false // Closed if the take gave up before its reply was put in, and the test is over.
 		}
 		return redistest.Handshake(command)
 	})
@@ -48,8 +48,8 @@ func FuzzReply(f *testing.F) {
 	})
 }
 
-// FuzzState puts anything under a key. It is foreign and stays as it is, or it is a state, and then it has the form of
-// one, and what it makes of a take can be.
+// FuzzState stores anything under a key. Either it is foreign, and stays as it is; or it has the form of a state, and then a
+// take has a possible result.
 func FuzzState(f *testing.F) {
 	server := redistest.Start(f)
 	client := server.Client()

@@ -34,17 +34,17 @@ func TestB05ChangedLimits(t *testing.T) {
 				t.Errorf("under %v nobody was admitted", version)
 			}
 		}
-		most := fastest(old, next)
+		largest := fastest(old, next)
 		c.times(1)
-		c.exceeds(worstExcess(log.admissions(), most), 0)
+		c.exceeds(worstExcess(log.admissions(), largest), 0)
 	}
 }
 
 // fastest is the larger capacity and the larger rate.
 func fastest(a, b ratelimit.Limit) ratelimit.Limit {
-	most := ratelimit.Limit{Capacity: max(a.Capacity, b.Capacity), Refill: a.Refill}
+	largest := ratelimit.Limit{Capacity: max(a.Capacity, b.Capacity), Refill: a.Refill}
 	if float64(b.Refill.Tokens)/b.Refill.Per.Seconds() > float64(a.Refill.Tokens)/a.Refill.Per.Seconds() {
-		most.Refill = b.Refill
+		largest.Refill = b.Refill
 	}
-	return most
+	return largest
 }

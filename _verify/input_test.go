@@ -28,7 +28,7 @@ func TestB01InvalidLimits(t *testing.T) {
 	for _, test := range []struct {
 		capacity int
 		rate     ratelimit.Rate
-		tells    []string // the field and the value
+		names    []string // the field and the value, which the error must name
 	}{
 		{10, ratelimit.Rate{}, []string{"WithRefillRate", "0/0s"}},
 		{10, ratelimit.PerSecond(0), []string{"WithRefillRate", "0/s"}},
@@ -44,12 +44,12 @@ func TestB01InvalidLimits(t *testing.T) {
 	} {
 		limit := ratelimit.Limit{Capacity: test.capacity, Refill: test.rate}
 		_, err := ratelimit.NewLimiter(ratelimit.WithCapacity(test.capacity), ratelimit.WithRefillRate(test.rate))
-		for _, want := range test.tells {
+		for _, want := range test.names {
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("%v: error %v does not tell %q", limit, err, want)
 			}
 		}
-		// The same as a limit that only a request brings: the policy, never a panic and never unlimited.
+		// The same limit from a limit function: the policy decides. It never panics, and is never unlimited.
 		for name, store := range stores {
 			if r, err := store.Take(t.Context(), "key", ratelimit.Take{N: 1, Limits: []ratelimit.Limit{limit}}); !errors.Is(err, ratelimit.ErrArgument) || r.Allowed {
 				t.Errorf("%s: %v: %+v, %v", name, limit, r, err)
@@ -59,7 +59,7 @@ func TestB01InvalidLimits(t *testing.T) {
 				ratelimit.WithLimitFunc(func(*gin.Context) []ratelimit.Limit { return []ratelimit.Limit{limit} })))
 			want := http.StatusServiceUnavailable
 			if limit.Capacity == 0 {
-				want = http.StatusOK // A limiter takes it for the rate's tokens.
+				want = http.StatusOK // To a limiter, 0 means the rate's tokens.
 			}
 			if w := get(engine); w.Code != want {
 				t.Errorf("%s: %v: status %d, want %d", name, limit, w.Code, want)
@@ -67,7 +67,7 @@ func TestB01InvalidLimits(t *testing.T) {
 		}
 		c.times(1)
 	}
-	// Whatever the limit: it is valid and can be used, or it is an error.
+	// Any limit is valid and can be used, or it is an error.
 	memory := stores["memory"]
 	rapid.Check(t, func(t *rapid.T) {
 		limit := ratelimit.Limit{Capacity: rapid.Int().Draw(t, "capacity"), Refill: ratelimit.Rate{
@@ -108,7 +108,7 @@ func TestB02Costs(t *testing.T) {
 			if r := take(t, store, key, 0, limit); r.Remaining != left {
 				t.Errorf("%s: cost %d: %d tokens remain", name, cost, r.Remaining)
 			}
-			// What is given back or owed saturates.
+			// Give-backs and debts saturate.
 			taken, err := store.Take(t.Context(), key, ratelimit.Take{N: 1, Limits: []ratelimit.Limit{limit}})
 			if err != nil {
 				t.Fatal(err)
@@ -145,8 +145,8 @@ func (e *exact) advance(d time.Duration) {
 	}
 }
 
-// take returns what a take must say: whether it is admitted, the whole tokens left, and the microseconds to wait,
-// rounded up.
+// take returns what a take must return: whether it is admitted, the whole tokens left, and the microseconds to wait, rounded
+// up.
 func (e *exact) take(n int) (allowed bool, remaining int, retry time.Duration) {
 	cost := big.NewRat(int64(n), 1)
 	if allowed = e.level.Cmp(cost) >= 0; allowed {
@@ -226,7 +226,7 @@ func TestB04Names(t *testing.T) {
 		}
 		c.times(1)
 	}
-	// A name is refused, or makes headers that are valid: an item of one string and integers.
+	// A name is refused, or its headers are valid: an item of one string and integers.
 	item := regexp.MustCompile(`^"[ !#-\[\]-~]+"(;[a-z-]+=\d+)+$`)
 	rapid.Check(t, func(t *rapid.T) {
 		name := rapid.OneOf(rapid.String(), rapid.StringMatching(`[ -~]{1,64}`)).Draw(t, "name")

@@ -16,8 +16,8 @@ import (
 //
 //	Σ cost admitted ≤ C + r·(e−s)
 //
-// A log knows of each admission only that it was decided between the request and its answer. So a window counts the
-// admissions that lie in it as a whole, which never accuses a store wrongly, and is exact where answers are quick.
+// A log knows only that each admission was decided between the request and its response. So a window counts the admissions
+// that are in it as a whole. That never accuses a store wrongly, and is exact where responses are quick.
 
 // admission is a take that was admitted, between two instants of the machine's monotonic clock in nanoseconds.
 type admission struct {
@@ -26,8 +26,8 @@ type admission struct {
 	start, end int64
 }
 
-// worstExcess returns by how many tokens, at the worst, the admissions of a key exceed the invariant. It is negative
-// where they never do.
+// worstExcess returns how many tokens the admissions of a key exceed the invariant by, in the worst window. It is negative if
+// they never do.
 func worstExcess(log []admission, limit ratelimit.Limit) float64 {
 	byKey := map[string][]admission{}
 	for _, a := range log {
@@ -40,8 +40,9 @@ func worstExcess(log []admission, limit ratelimit.Limit) float64 {
 	return worst
 }
 
-// keyExcess sweeps e over the ends. The best s for an e is the start of an admission; a tree holds, for each start,
-// what a window from there admits less what refills in it. Units are parts of a token, so that all of it is exact.
+// keyExcess sweeps e over the ends of admissions. The worst window up to an e begins at the start of an admission. A tree
+// holds, for each start, what a window from there admits less what refills in it. Units are parts of a token, so that
+// everything is exact.
 func keyExcess(log []admission, limit ratelimit.Limit) float64 {
 	token, perNano := int64(limit.Refill.Per), int64(limit.Refill.Tokens)
 	origin := log[0].start
@@ -65,10 +66,10 @@ func keyExcess(log []admission, limit ratelimit.Limit) float64 {
 	return float64(worst)/float64(token) - float64(limit.Capacity)
 }
 
-// prefixTree is numbers, closed at first, of which all up to one can be raised at once.
+// prefixTree is numbers that are closed at first. All numbers up to a given one can be raised at once.
 type prefixTree struct {
 	size   int
-	most   []int64 // of the open ones below, less what is raised above
+	maxima []int64 // of the open numbers below, less what is raised above
 	raised []int64
 }
 
@@ -79,9 +80,9 @@ func newPrefixTree(n int) *prefixTree {
 	for size < n {
 		size *= 2
 	}
-	t := &prefixTree{size: size, most: make([]int64, 2*size), raised: make([]int64, 2*size)}
-	for i := range t.most {
-		t.most[i] = closed
+	t := &prefixTree{size: size, maxima: make([]int64, 2*size), raised: make([]int64, 2*size)}
+	for i := range t.maxima {
+		t.maxima[i] = closed
 	}
 	return t
 }
@@ -91,7 +92,7 @@ func (t *prefixTree) raise(last int, by int64) { t.raiseIn(1, 0, t.size-1, last,
 
 func (t *prefixTree) raiseIn(node, lo, hi, last int, by int64) {
 	if hi <= last {
-		t.most[node] += by
+		t.maxima[node] += by
 		t.raised[node] += by
 		return
 	}
@@ -103,25 +104,25 @@ func (t *prefixTree) raiseIn(node, lo, hi, last int, by int64) {
 	t.gather(node)
 }
 
-// open gives number i a value, on top of what it has been raised by; once.
+// open gives number i a value, on top of what it has been raised by. It is called once for each.
 func (t *prefixTree) open(i int, value int64) {
 	node := t.size + i
-	if t.most[node] > closed/2 {
+	if t.maxima[node] > closed/2 {
 		return
 	}
-	t.most[node] = value + t.raised[node]
+	t.maxima[node] = value + t.raised[node]
 	for node /= 2; node > 0; node /= 2 {
 		t.gather(node)
 	}
 }
 
 func (t *prefixTree) gather(node int) {
-	t.most[node] = max(t.most[2*node], t.most[2*node+1]) + t.raised[node]
+	t.maxima[node] = max(t.maxima[2*node], t.maxima[2*node+1]) + t.raised[node]
 }
 
-func (t *prefixTree) best() int64 { return t.most[1] }
+func (t *prefixTree) best() int64 { return t.maxima[1] }
 
-// slowExcess is keyExcess by the definition.
+// slowExcess computes keyExcess by the definition.
 func slowExcess(log []admission, limit ratelimit.Limit) float64 {
 	worst := math.Inf(-1)
 	for _, from := range log {
@@ -169,7 +170,7 @@ func TestInvariantCheckerNoticesOneToken(t *testing.T) {
 	var log []admission
 	const each = int64(10 * time.Millisecond)
 	for i := range int64(500) {
-		at := max(0, i-9) * each // The burst, and then a token as it comes.
+		at := max(0, i-9) * each // The burst, and then each token as soon as it is there.
 		log = append(log, admission{"k", 1, at, at})
 	}
 	if got := worstExcess(slices.Clone(log), limit); math.Abs(got) > 1e-9 {

@@ -47,7 +47,7 @@ func TestK01RandomHistories(t *testing.T) {
 	c.times(histories)
 }
 
-// TestScale has the aims of each load, and fails where one is missed.
+// TestScale has the aims of each load, and fails if one is missed.
 func TestScaleOfLeases(t *testing.T) {
 	seconds := pick(10, 2)
 	proves(t, "Leases at scale, simulated: 50 processes, skewed and moving loads, another region",
@@ -60,7 +60,7 @@ func TestScaleOfLeases(t *testing.T) {
 	}
 }
 
-// members is processes in this one: each has a client, a store and a log of its own.
+// members is several processes simulated in this one: each has a client, a store and a log of its own.
 type members struct {
 	stores []*ratelimit.RedisStore
 	mu     sync.Mutex
@@ -69,7 +69,7 @@ type members struct {
 	failed atomic.Int64
 }
 
-// run has callers take from all stores, without a pause but after refusals, for so long.
+// run has callers take from all stores for a time, without pauses except after refusals.
 func (m *members) run(callers int, lasts time.Duration, limit ratelimit.Limit) {
 	end := time.Now().Add(lasts)
 	var all sync.WaitGroup
@@ -107,7 +107,7 @@ func TestK02Links(t *testing.T) {
 	for _, far := range []struct {
 		rtt, period time.Duration
 		limit       ratelimit.Limit
-		callers     int // of each process; over a long way a few cannot make a key hot
+		callers     int // of each process; over a long round trip a few callers cannot make a key hot
 	}{
 		{rtt: 0, period: 10 * time.Millisecond, limit: ratelimit.PerSecond(2000).Burst(10_000), callers: 4},
 		{rtt: 5 * time.Millisecond, period: 20 * time.Millisecond, limit: ratelimit.PerSecond(2000).Burst(10_000), callers: 4},
@@ -127,13 +127,13 @@ func TestK02Links(t *testing.T) {
 		for range 3 {
 			open(ratelimit.WithLease(far.period))
 		}
-		for _, store := range m.stores { // Connections are set up; a bucket that is full gains nothing meanwhile.
+		for _, store := range m.stores { // To set up connections. The bucket is full, and gains nothing meanwhile.
 			take(t, store, "another", 1, far.limit)
 		}
 		lasts := time.Duration(pick(5, 2)) * time.Second
 		began := time.Now()
 		m.run(far.callers, lasts, far.limit)
-		// What nobody has taken yet is either in the bucket or on lease.
+		// Tokens that were not taken yet are in the bucket or on lease.
 		exact := float64(far.limit.Capacity) + time.Since(began).Seconds()*float64(far.limit.Refill.Tokens)
 		left := float64(take(t, m.stores[0], "key", 0, far.limit).Remaining)
 		onLease := 0.0
@@ -231,7 +231,7 @@ func TestK06ResetUnderLeases(t *testing.T) {
 	m.run(4, 2*time.Second, limit)
 	resetting.Wait()
 	c.times(resets)
-	// Each process holds a sixteenth of the bucket at most.
+	// Each process holds at most a sixteenth of the bucket.
 	c.exceeds(worstExcess(m.log, limit), resets*float64(limit.Capacity)*(1+3.0/16))
 	if m.leased.Load() == 0 {
 		t.Error("nothing was leased")

@@ -17,12 +17,12 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
-// visitor is one request of a random history: when it comes, how long it is served, when its client leaves, what it
-// reserves, and what it turns out to have cost.
+// visitor is one request of a random history: when it comes, how long it is served, when its client leaves, what it reserves,
+// and what it costs in the end.
 type visitor struct {
 	comes, served, leaves time.Duration // leaves: 0 for never
 	reserves, settles     int           // settles: -1 for never
-	charged               bool          // as the outcome says
+	charged               bool          // by its outcome
 }
 
 // site is one or two limiters in a row.
@@ -40,7 +40,7 @@ type charges struct {
 	tokens, gaveBack    int
 }
 
-func sites(unit time.Duration, most int) *rapid.Generator[site] {
+func sites(unit time.Duration, maxVisitors int) *rapid.Generator[site] {
 	limit := rapid.SampledFrom([]ratelimit.Limit{
 		{Capacity: 5, Refill: ratelimit.Rate{Tokens: 1, Per: 10 * unit}}, {Capacity: 1, Refill: ratelimit.Rate{Tokens: 1, Per: 5 * unit}},
 		{Capacity: 8, Refill: ratelimit.Rate{Tokens: 3, Per: 20 * unit}}, {Capacity: 4, Refill: ratelimit.Rate{Tokens: 1, Per: 3 * unit}},
@@ -65,14 +65,14 @@ func sites(unit time.Duration, most int) *rapid.Generator[site] {
 				v.leaves = unit * time.Duration(rapid.IntRange(1, 40).Draw(t, "after"))
 			}
 			return v
-		}), 1, most).Draw(t, "visitors")
+		}), 1, maxVisitors).Draw(t, "visitors")
 		return s
 	})
 }
 
 type visitorKey struct{}
 
-// play runs a history on limiters of a store, and returns what stayed charged: by the outer, and by the inner one.
+// play runs a history on limiters of a store, and returns what stayed charged at the outer and at the inner limiter.
 func (s site) play(t *testing.T, store ratelimit.Store) (outer, inner []charges) {
 	key := ratelimit.WithKeyFunc(func(*gin.Context) string { return "key" })
 	of := func(c *gin.Context) *visitor { v, _ := c.Request.Context().Value(visitorKey{}).(*visitor); return v }
@@ -118,7 +118,7 @@ func (s site) play(t *testing.T, store ratelimit.Store) (outer, inner []charges)
 				outer = append(outer, charge)
 			}
 		}
-		if c.Writer.Status() == 499 { // The inner has given up its place: it is in no explanation.
+		if c.Writer.Status() == 499 { // The request has given up its place at the inner limiter, which is in no explanation.
 			inner = append(inner, charges{took: took, counts: took, ended: ended, gaveBack: v.reserves})
 		}
 	}}, handlers...), func(c *gin.Context) {
@@ -150,8 +150,8 @@ func (s site) play(t *testing.T, store ratelimit.Store) (outer, inner []charges)
 	return outer, inner
 }
 
-// excess returns by how many tokens the worst window exceeds capacity + rate·window + what requests that were under way
-// at its beginning gave back later, as far as the bucket had not refilled it by then.
+// excess returns how many tokens the worst window exceeds its bound by: capacity + rate·window + what requests that were under
+// way at its beginning gave back later, as far as the bucket had not refilled it by then.
 func excess(all []charges, limit ratelimit.Limit, maxWait time.Duration) (worst float64, text string) {
 	rate := float64(limit.Refill.Tokens) / limit.Refill.Per.Seconds()
 	for _, first := range all {
@@ -194,7 +194,7 @@ func (s site) check(fail func(string, ...any), outer, inner []charges, grain flo
 	}
 }
 
-// What stays charged in any window is at most what the bucket allows, and what requests from before it gave back.
+// What stays charged in any window is at most what the bucket allows, plus what requests from before it gave back.
 func TestWhatStaysChargedIsBounded(t *testing.T) {
 	proves(t, "Random histories of requests (delays, cancels, outcomes, stacked limiters, several limits, waits, settles): in any window W at most C + r·W stays charged, and what requests under way at its beginning gave back (rapid)",
 		figure("100 histories of up to 40 requests on memory, %d of 30 on Redis", pick(10, 2)))

@@ -21,7 +21,7 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
-// limiterOf is a limiter of the key "key" on a store of its own, unless it is given one.
+// limiterOf is a limiter of the key "key", on a store of its own unless the options have one.
 func limiterOf(t *testing.T, name string, limit ratelimit.Limit, opts ...ratelimit.Option) *ratelimit.Limiter {
 	t.Helper()
 	l, err := ratelimit.NewLimiter(append([]ratelimit.Option{
@@ -46,7 +46,7 @@ func visit(ctx context.Context, engine *gin.Engine) *httptest.ResponseRecorder {
 	return w
 }
 
-// left is how many tokens the limiter's bucket holds.
+// left returns how many tokens the limiter's bucket holds.
 func left(t *testing.T, l *ratelimit.Limiter) int {
 	t.Helper()
 	usage, err := l.Peek(t.Context(), "key")

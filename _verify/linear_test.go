@@ -16,8 +16,8 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
-// Concurrent takes look as if they had come one after the other: there is an order, within the times between request
-// and answer, in which a plain counter says the same. The limit does not refill meanwhile.
+// Concurrent takes are linearizable: there is an order, within the times between call and return, in which a plain counter
+// returns the same. The limit does not refill meanwhile.
 
 type operation struct {
 	key    string
@@ -59,7 +59,7 @@ var counterModel = porcupine.Model{
 	},
 }
 
-// concurrent has goroutines take and give back at random, and returns what they saw.
+// concurrent has goroutines take and give back at random, and returns the history.
 func concurrent(t *testing.T, store ratelimit.Store, prefix string) []porcupine.Operation {
 	t.Helper()
 	const goroutines, each = 6, 20
@@ -76,7 +76,7 @@ func concurrent(t *testing.T, store ratelimit.Store, prefix string) []porcupine.
 				var r ratelimit.Result
 				var err error
 				if op.adjust {
-					// A day is long: what was taken in this test can be given back in full, as far as it is missing.
+					// A day is so long that what is taken in this test can be given back in full, as far as it is missing.
 					op.n = 1
 					r, err = store.Adjust(context.Background(), op.key, ratelimit.Adjustment{
 						N: op.n, Limits: []ratelimit.Limit{linearLimit}, Receipt: receipt,
@@ -130,7 +130,7 @@ func TestLinearizable(t *testing.T) {
 	}
 }
 
-// admitOneMore makes an admission of the first refusal of a positive cost.
+// admitOneMore changes the first refusal of a positive cost into an admission.
 func admitOneMore(history []porcupine.Operation) bool {
 	for i, op := range history {
 		if got := op.Output.(answer); !got.allowed && op.Input.(operation).n > 0 {

@@ -15,7 +15,7 @@ import (
 	"github.com/gin-ratelimit/ratelimit"
 )
 
-// load is client processes at work, and the log of all they have seen so far.
+// load is client processes that run, and the log of all that they have seen so far.
 type load struct {
 	t       *testing.T
 	spec    clientSpec
@@ -31,8 +31,7 @@ type client struct {
 	log []decision
 }
 
-// defaultSpec is demand far above the limit, so that each token that is minted is found and taken, and every take
-// goes to Redis.
+// defaultSpec is a demand far above the limit, so that each token too many is found and taken. Every take goes to Redis.
 func defaultSpec(addrs ...string) clientSpec {
 	return clientSpec{
 		Addrs: addrs, Kind: "single", Prefix: "ratelimit:",
@@ -104,11 +103,11 @@ func (l *load) each(what string, within time.Duration, far func(log []decision) 
 	})
 }
 
-// run lets the clients work for some time, which is the load and not a condition.
+// run lets the clients work for a time. The time is a part of the load; it does not wait for a condition.
 func (l *load) run(d time.Duration) { time.Sleep(d) }
 
-// recovered waits until every client has a decision of Redis' that it asked for since, and returns how long the
-// slowest has waited for it.
+// recovered waits until every client has a decision by Redis on a request that was sent after since, and returns how long the
+// slowest client has waited for it.
 func (l *load) recovered(since int64, within time.Duration) time.Duration {
 	l.t.Helper()
 	l.each("decides again", within, func(log []decision) bool { return firstDecided(log, since) >= 0 })
@@ -119,7 +118,7 @@ func (l *load) recovered(since int64, within time.Duration) time.Duration {
 	return time.Duration(slowest)
 }
 
-// firstDecided is when the first request that was sent since was decided by Redis, -1 if none was.
+// firstDecided returns when Redis decided the first request that was sent after since, -1 if it decided none.
 func firstDecided(log []decision, since int64) int64 {
 	first := int64(-1)
 	for _, d := range log {
@@ -130,7 +129,7 @@ func firstDecided(log []decision, since int64) int64 {
 	return first
 }
 
-// failing waits until every client has met a fault that began then: by a failure, or by its fallback's decision.
+// failing waits until every client has met a fault that began at since: by a failure, or by a decision of its fallback.
 func (l *load) failing(since int64, within time.Duration) {
 	l.t.Helper()
 	l.each("meets the fault", within, func(log []decision) bool {
@@ -140,7 +139,7 @@ func (l *load) failing(since int64, within time.Duration) {
 	})
 }
 
-// told waits until every client has asked since and met an error that says so.
+// told waits until every client has met an error with this text, on a request that was sent after since.
 func (l *load) told(what string, since int64, within time.Duration) {
 	l.t.Helper()
 	l.each("is told "+what, within, func(log []decision) bool {
@@ -175,10 +174,10 @@ func (l *load) stop() record {
 	return all
 }
 
-// record is what was decided, by whomever.
+// record is all decisions, by whichever store.
 type record []decision
 
-// admissions are those that count against the limit: by whoever decided, not by the policy.
+// admissions are those that count against the limit: those by a store, not those by the policy.
 func (r record) admissions() []admission {
 	var log []admission
 	for _, d := range r {
@@ -207,7 +206,7 @@ func (r record) count(v verdict) int {
 	return n
 }
 
-// between is what was asked and answered in a window.
+// between returns the requests that were sent and answered within a window.
 func (r record) between(start, end int64) record {
 	var some record
 	for _, d := range r {
@@ -218,7 +217,7 @@ func (r record) between(start, end int64) record {
 	return some
 }
 
-// errors are the texts of the failures, and how often each came.
+// errors returns the texts of the failures, and how often each came.
 func (r record) errors() map[string]int {
 	texts := map[string]int{}
 	for _, d := range r {

@@ -13,8 +13,8 @@ import (
 	"go.uber.org/goleak"
 )
 
-// TestMain is also the client processes, which are this binary again. At the end no goroutine may be left, and if
-// all cases were run, the report is written.
+// TestMain also runs the client processes, which are this same binary. At the end no goroutine may be left, and if all cases
+// were run, it writes the report.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	gin.SetMode(gin.ReleaseMode)
@@ -43,8 +43,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// leaked returns the goroutines that are left. Closed pools take up to a second to end theirs. toxiproxy's slicer stays
-// in a send for good if its connection ends meanwhile.
+// leaked returns the goroutines that are left. Closed pools take up to a second to end theirs. toxiproxy's slicer blocks in a
+// send for ever if its connection ends meanwhile.
 func leaked(within time.Duration) error {
 	slicer := goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*SlicerToxic).Pipe")
 	deadline := time.Now().Add(within)

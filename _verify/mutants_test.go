@@ -14,14 +14,14 @@ import (
 // mutant is one way to break the library.
 type mutant struct{ file, why, before, after string }
 
-// quickTests are those of the root package that judge decisions and stored states; the others are about what is
-// around them, or wait.
+// quickTests are the tests of the root package that check decisions and stored states. The others check other things, or are
+// slow.
 const (
 	quickTests = `^Test(Redis|Merg|Memory|Ban|Refusals|Hammer|Wrong|Argument|Charge|Stack|Wait|Shadow|DenyCache|FallbackStoreAdjust)`
 	slowTests  = `Budget|Pause|Cluster|Processes|IsReturned|DownAtFirst|Flood`
 )
 
-// likelyTests are those which probably notice a mutant of a file, and are asked first.
+// likelyTests are the tests that probably notice a mutant of a file. They run first.
 var likelyTests = map[string]string{
 	"result.go":                  `^TestMemoryStore$`,
 	"store_fallback.go":          `^TestFallbackStoreAdjust`,
@@ -59,7 +59,7 @@ func TestMutants(t *testing.T) {
 			t.Fatal(err)
 		}
 		if n := strings.Count(string(whole), m.before); n != 1 {
-			t.Errorf("%s: %s: the lines stand there %d times", m.file, m.why, n)
+			t.Errorf("%s: %s: the file has the lines %d times, want once", m.file, m.why, n)
 			continue
 		}
 		write(t, file, []byte(strings.Replace(string(whole), m.before, m.after, 1)))
@@ -156,7 +156,7 @@ func write(t *testing.T, file string, text []byte) {
 	}
 }
 
-// quick runs tests of a package that judge mutants. One that hangs has noticed, too.
+// quick runs tests of a package on a mutant. A test that hangs counts as one that has noticed it.
 func quick(t *testing.T, root, tests, pkg string) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)

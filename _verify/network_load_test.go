@@ -11,7 +11,7 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
-// On a cluster some round trips away, more callers than it takes for the best goodput do not lessen it by much.
+// On a cluster that is far away, more callers than are needed for the best goodput do not reduce it by much.
 func TestN02GoodputOfACluster(t *testing.T) {
 	c := try(t, "N2")
 	nodes := redistest.Cluster(t, 3)
@@ -40,7 +40,7 @@ func TestN02GoodputOfACluster(t *testing.T) {
 	}
 }
 
-// Callers that come together to a Redis far away fare no worse than each by itself.
+// Concurrent callers of a Redis that is far away succeed no less often than single ones.
 func TestN04CallersThatComeTogether(t *testing.T) {
 	c := try(t, "N4")
 	server := redistest.Start(t)
@@ -49,11 +49,11 @@ func TestN04CallersThatComeTogether(t *testing.T) {
 		callers int
 		pool    int // connections, 0 for go-redis' default
 	}{
-		{15 * time.Millisecond, 64, 0},
-		{20 * time.Millisecond, 64, 0},
-		{20 * time.Millisecond, 240, 0},
-		{30 * time.Millisecond, 64, 128},
-		{40 * time.Millisecond, 64, 0},
+		{rtt: 15 * time.Millisecond, callers: 64, pool: 0},
+		{rtt: 20 * time.Millisecond, callers: 64, pool: 0},
+		{rtt: 20 * time.Millisecond, callers: 240, pool: 0},
+		{rtt: 30 * time.Millisecond, callers: 64, pool: 128},
+		{rtt: 40 * time.Millisecond, callers: 64, pool: 0},
 	} {
 		var cold, warm [2]share
 		for i := range 2 {
@@ -85,7 +85,7 @@ func TestN04CallersThatComeTogether(t *testing.T) {
 		c.note("RTT %v, %d callers, PoolSize %d, in the first second %v decided, a bare EVALSHA each %v; in 3 s with connections in the pool %v, %v", load.rtt, load.callers, load.pool,
 			cold[0], cold[1], warm[0], warm[1])
 		for name, got := range map[string][2]share{"cold": cold, "warm": warm} {
-			// A flight that the machine holds up is late for all who came together, where of others some are late at a time.
+			// If the machine holds up a flight, all of its takes are late; of single takes, only some are.
 			wave := 100 * float64(load.callers) / float64(max(got[0].tried, 1))
 			if got[0].percent() < got[1].percent()-1-wave {
 				t.Errorf("RTT %v, %d callers, %s: %v were decided, alone %v", load.rtt, load.callers, name, got[0], got[1])

@@ -20,7 +20,7 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
-// One connection that is reset, however many takes are on it, does not open the breaker.
+// A reset of one connection does not open the breaker, however many takes are on it.
 func TestN05OneConnectionReset(t *testing.T) {
 	c := try(t, "N5")
 	server := redistest.Start(t)
@@ -81,12 +81,12 @@ func TestN06RefusalOvertakenByReset(t *testing.T) {
 		store := storeOn(t, openClient(t, &redis.Options{Addr: link.Addr, ContextTimeoutEnabled: true}), patient, ratelimit.WithDenyCache(4096))
 		key := fmt.Sprint("key", i)
 		taken := take(t, store, key, 1, limits...)
-		press(8, 300*time.Millisecond, takeOne(store)) // So that there are connections for both.
+		press(8, 300*time.Millisecond, takeOne(store)) // Sets up connections for both.
 		link.SetRTT(200 * time.Millisecond)
 		var refused sync.WaitGroup
 		var late ratelimit.Result
 		refused.Go(func() { late, _ = store.Take(context.Background(), key, ratelimit.Take{N: 1, Limits: limits}) })
-		time.Sleep(150 * time.Millisecond) // It has run, and the refusal is on its way.
+		time.Sleep(150 * time.Millisecond) // Until the take has run, and its refusal is on its way.
 		link.SetRTT(2 * time.Millisecond)
 		var err error
 		if i%2 == 0 {
@@ -103,7 +103,7 @@ func TestN06RefusalOvertakenByReset(t *testing.T) {
 			t.Errorf("the take before: %+v", late)
 		}
 		if time.Since(returned) < 5*time.Millisecond {
-			continue // The machine was busy, and the refusal there first.
+			continue // The machine was busy, so the refusal came first.
 		}
 		c.times(1)
 		if r := take(t, store, key, 1, limits...); !r.Allowed {
@@ -113,7 +113,7 @@ func TestN06RefusalOvertakenByReset(t *testing.T) {
 	c.exceeds(0, 0)
 }
 
-// What is remembered of a refusal does not keep the whole reply, which it shared with others.
+// A remembered refusal does not keep the whole reply in memory, which is of many takes.
 func TestN07MemoryOfRefusals(t *testing.T) {
 	c := try(t, "N7")
 	server := redistest.Start(t)
@@ -169,10 +169,10 @@ func TestN08NewerLua(t *testing.T) {
 	c.times(1)
 }
 
-// work is a hook that notes how much one run of the script has Redis do, and whose context it saw.
+// work is a hook that records how much Redis has to do for a run of the script, and whose context the run has.
 type work struct {
 	limits    int
-	most      atomic.Int64 // evaluations of a limit
+	maxRun    atomic.Int64 // evaluations of a limit in one run
 	runs, all atomic.Int64 // runs, and keys of all runs
 	shared    atomic.Int64 // runs of several keys
 	own, lent atomic.Int64 // runs with a request's context, of one key and of several
@@ -216,14 +216,14 @@ func (w *work) see(ctx context.Context, cmd redis.Cmder) {
 		w.own.Add(1)
 	}
 	for {
-		most, now := w.most.Load(), int64(keys*w.limits)
-		if now <= most || w.most.CompareAndSwap(most, now) {
+		old, now := w.maxRun.Load(), int64(keys*w.limits)
+		if now <= old || w.maxRun.CompareAndSwap(old, now) {
 			return
 		}
 	}
 }
 
-// One run of the script does not hold Redis up, however many limits the takes have that come together.
+// A run of the script does not hold Redis up for long, however many limits its takes have.
 func TestN09WorkOfARun(t *testing.T) {
 	c := try(t, "N9")
 	for _, limits := range []int{1, 20} {
@@ -264,9 +264,9 @@ func TestN09WorkOfARun(t *testing.T) {
 		mean := time.Duration(total/calls) * time.Microsecond
 		c.times(int(calls))
 		c.note("%d limits a take, 512 callers: at most %d evaluations of a limit in one run, which takes Redis %v on average, and %v at the longest, on a machine that has other work",
-			limits, hook.most.Load(), mean, longest)
-		if hook.most.Load() > 256 {
-			t.Errorf("%d evaluations of a limit in one run", hook.most.Load())
+			limits, hook.maxRun.Load(), mean, longest)
+		if hook.maxRun.Load() > 256 {
+			t.Errorf("%d evaluations of a limit in one run", hook.maxRun.Load())
 		}
 		if mean > 2*time.Millisecond {
 			t.Errorf("a run blocks Redis for %v", mean)
@@ -302,7 +302,7 @@ func TestN10CheckNamesAReplica(t *testing.T) {
 	}
 }
 
-// A take that is alone runs under its request's context; those that come together do so under the store's.
+// A single take has its request's context; takes that are sent together have the store's.
 func TestN12WhoseContextHooksSee(t *testing.T) {
 	c := try(t, "N12")
 	server := redistest.Start(t)
@@ -330,7 +330,7 @@ func TestN12WhoseContextHooksSee(t *testing.T) {
 	}
 }
 
-// A proxy that does not know HELLO and hangs up, as twemproxy does, cannot be used, and the error says why.
+// A proxy that closes the connection on HELLO, as twemproxy does, cannot be used, and the error names the cause.
 func TestN13HangsUpOnHello(t *testing.T) {
 	c := try(t, "N13")
 	addr := redistest.Pretend(t, func(command []string) (string, bool) { return "", !strings.EqualFold(command[0], "hello") })

@@ -17,13 +17,13 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
-// sharder is a proxy that begins as one server, and then spreads keys over two: it sends a command to where its first
-// key is.
+// sharder is a proxy that is one server at first, and then spreads keys over two. It sends a command to the server of its
+// first key.
 type sharder struct {
 	addr   string
 	shards [2]*redis.Client
 	two    atomic.Bool
-	strict bool // answers CROSSSLOT to keys of both, as Redis Cluster does; else the first key decides
+	strict bool // replies CROSSSLOT to a command with keys of both, as Redis Cluster does
 	mixed  atomic.Int64
 }
 
@@ -75,7 +75,7 @@ func shardOf(key string) int {
 	return sum % 2
 }
 
-// pass has a shard run a command, and returns its reply as it was on the wire.
+// pass has a shard run a command, and returns its reply as bytes.
 func (s *sharder) pass(shard int, command []string) string {
 	args := make([]any, len(command))
 	for i, arg := range command {
@@ -109,9 +109,9 @@ func encode(value any) string {
 	}
 }
 
-// An address behind which keys are spread over two servers from some time on. Where the proxy refuses keys of both in one
-// command, nothing is charged twice and nothing is admitted in excess; where it does not, that ends with the next look
-// at whether there is one server.
+// Behind an address, keys are spread over two servers from some time on. If the proxy refuses commands with keys of both,
+// nothing is charged twice, and nothing is admitted in excess. If it does not, the excess ends when the store next finds out
+// whether there is one server.
 func TestN03OneServerBecomesTwo(t *testing.T) {
 	c := try(t, "N3")
 	const callers, keys, capacity = 32, 64, 10
@@ -156,7 +156,7 @@ func TestN03OneServerBecomesTwo(t *testing.T) {
 		s.two.Store(true)
 		began := time.Now()
 		excess, failed, asked, last := 0, 0, 0, time.Duration(0)
-		lasts := 13 * time.Second // The answer is believed for 10 s.
+		lasts := 13 * time.Second // The answer is trusted for 10 s.
 		if strict || testing.Short() {
 			lasts = time.Second
 		}
@@ -187,7 +187,7 @@ func TestN03OneServerBecomesTwo(t *testing.T) {
 	}
 }
 
-// A client whose pool has one connection, and takes that are sent elsewhere by a cluster whose slots move.
+// A client's pool has one connection, and a cluster whose slots move redirects takes.
 func TestN11WhatDidNotRunIsSentAgain(t *testing.T) {
 	c := try(t, "N11")
 	const callers, each = 64, 20

@@ -89,7 +89,7 @@ func settings(t *testing.T) []setting {
 	}
 }
 
-// startTLS runs a server that also speaks TLS, and returns that address and who vouches for it.
+// startTLS runs a server that also speaks TLS, and returns its TLS address and its certificate authority.
 func startTLS(t *testing.T) (addr string, roots *x509.CertPool) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -129,14 +129,14 @@ func startTLS(t *testing.T) (addr string, roots *x509.CertPool) {
 	return addr, roots
 }
 
-// share is how many of the takes that were tried were decided.
+// share is the part of the takes that were decided.
 type share struct{ ok, tried int }
 
 func (s share) percent() float64 { return 100 * float64(s.ok) / float64(max(s.tried, 1)) }
 
 func (s share) String() string { return fmt.Sprintf("%.2f %% of %d", s.percent(), s.tried) }
 
-// press has callers take without a pause, each of ten keys of its own in turn, for so long.
+// press has callers take without pauses for a time, each from ten keys of its own in turn.
 func press(callers int, lasts time.Duration, take func(key string) error) share {
 	var ok, tried atomic.Int64
 	var pressing sync.WaitGroup
@@ -171,7 +171,7 @@ const (
 	bareText = `redis.call("TIME") local v = redis.call("GET", KEYS[1]) redis.call("SET", KEYS[1], (tonumber(v) or 0) + 1, "PX", 60000) return {1, 2, 3, 4}`
 )
 
-// bare takes as somebody does who sends a script by himself: one EVALSHA each, with a deadline.
+// bare takes as a user's own code would: one EVALSHA for each take, with a deadline.
 func bare(client redis.UniversalClient) func(key string) error {
 	sum := sha1.Sum([]byte(bareText))
 	name := hex.EncodeToString(sum[:])
@@ -182,7 +182,7 @@ func bare(client redis.UniversalClient) func(key string) error {
 	}
 }
 
-// loadBare makes the script known wherever keys may be.
+// loadBare loads the script on all servers.
 func loadBare(t *testing.T, client redis.UniversalClient) {
 	t.Helper()
 	load := func(ctx context.Context, node *redis.Client) error { return node.ScriptLoad(ctx, bareText).Err() }
@@ -200,15 +200,15 @@ func loadBare(t *testing.T, client redis.UniversalClient) {
 	}
 }
 
-// Default stores whose Redis is some round trips away begin to decide, go on to, open no connections while they do, and
-// come back when all connections are cut.
+// Default stores whose Redis is far away begin to decide and go on, open no more connections then, and recover when all
+// connections are cut.
 func TestN01DefaultStoreOverALink(t *testing.T) {
 	c := try(t, "N1")
 	all := settings(t)
 	for _, rtt := range []time.Duration{5 * time.Millisecond, 20 * time.Millisecond, 40 * time.Millisecond} {
 		for _, callers := range []int{1, 64} {
 			if testing.Short() {
-				// All settings at once, 64 callers each, are more than two cores do under the race detector.
+				// All settings at once, with 64 callers each, are too much for two cores under the race detector.
 				if rtt != 20*time.Millisecond || callers == 1 {
 					continue
 				}
@@ -247,8 +247,8 @@ type worstOverLink struct {
 	recovery  time.Duration
 }
 
-// steadyWindows is how many times the steady state is looked for. What else the machine does makes all callers late at
-// once, now and then; a store that loses takes loses them in every window.
+// steadyWindows is how many windows may be tried until one is steady. Other processes on the machine now and then make all
+// callers late at once; a store that loses takes loses them in every window.
 const steadyWindows = 3
 
 func (s *share) add(other share) { s.ok, s.tried = s.ok+other.ok, s.tried+other.tried }
@@ -256,8 +256,8 @@ func (s *share) add(other share) { s.ok, s.tried = s.ok+other.ok, s.tried+other.
 func overLink(t *testing.T, c *trial, s setting, rtt time.Duration, callers int, worst *worstOverLink) {
 	t.Helper()
 	const lasts, within = 3 * time.Second, 3 * time.Second
-	// Where a round trip is most of the budget, what else the machine does decides about a take, so a bare script is the
-	// measure, and more connections are needed, which take longer to set up.
+	// If a round trip is most of the budget, a take is often late because of other processes on the machine. So the result is
+	// compared with a bare script. More connections are needed then, which take longer to set up.
 	tight := rtt > defaultBudget/2
 	start := 2 * time.Second
 	if tight {
@@ -295,7 +295,7 @@ func overLink(t *testing.T, c *trial, s setting, rtt time.Duration, callers int,
 		}
 	}
 	t.Logf("cold %v; then %v in window %d, bare %v; %.1f connections a second after %d; back after %v", cold, steady, windows, alone, perSecond, opened, recovery)
-	if perSecond >= 1 && !tight { // There they may still be growing in number, up to the pool's size.
+	if perSecond >= 1 && !tight { // If it is tight, connections may still be added, up to the pool's size.
 		t.Errorf("%.1f connections were opened a second, in the steady state", perSecond)
 	}
 	c.times(1)

@@ -42,19 +42,19 @@ func f25PoolExhausted(t *testing.T, c *trial) {
 				}
 			})
 		}
-		most := runtime.NumGoroutine()
+		peak := runtime.NumGoroutine()
 		asking.Wait()
 		server.Resume()
 		c.times(goroutines)
 		c.takes(latencies, budget)
-		if most > before+2*goroutines {
-			t.Errorf("%d goroutines for %d takes", most-before, goroutines)
+		if peak > before+2*goroutines {
+			t.Errorf("%d goroutines for %d takes", peak-before, goroutines)
 		}
 		info, err := server.Client().ClientList(t.Context()).Result()
 		if err != nil {
 			t.Fatal(err)
 		}
-		// One is the admin's, and a frozen one may still be on the server's list of the dead.
+		// One is the admin's, and the server may still list one that is closed.
 		connections := strings.Count(info, "\n")
 		if connections > 2+int(time.Second/budget) {
 			t.Errorf("%d connections", connections)
@@ -63,7 +63,7 @@ func f25PoolExhausted(t *testing.T, c *trial) {
 		if !frozen && ok.Load() == 0 {
 			t.Error("nobody got a decision from a Redis that is well")
 		}
-		// What was charged is what was decided, and what was sent and not awaited.
+		// The charged takes are those that were decided, and those that gave up after they were sent.
 		reader := openStore(t, server.Addr, patient)
 		if got := charged(t, reader, "key") - 1; got > goroutines || got < int(ok.Load()) {
 			t.Errorf("%d of %d takes decided, %d charged", ok.Load(), goroutines, got)
@@ -91,7 +91,7 @@ func f26Clients(t *testing.T, c *trial) {
 		c.times(1)
 	}
 
-	// A single server's client without deadlines is made to keep them.
+	// The store makes a single server's client keep deadlines.
 	server := redistest.Start(t)
 	single := openClient(t, &redis.Options{Addr: server.Addr, MaxRetries: 3})
 	const budget = 50 * time.Millisecond
@@ -116,7 +116,7 @@ func f26Clients(t *testing.T, c *trial) {
 		t.Error("the caller's own client was changed")
 	}
 
-	// Takes are never sent to replicas, however reads are routed, nor twice.
+	// Takes are never sent to replicas, however reads are routed, and never twice.
 	replicated := redistest.Cluster(t, 6)
 	for name, options := range map[string]redis.ClusterOptions{
 		"ReadOnly":       {ReadOnly: true},
@@ -124,8 +124,8 @@ func f26Clients(t *testing.T, c *trial) {
 		"RouteRandomly":  {RouteRandomly: true},
 	} {
 		if options.RouteByLatency && testing.Short() {
-			// Short runs are under the race detector, and go-redis 9.23 writes to the client of a new node beside the
-			// goroutine that measures its latency.
+			// Short runs use the race detector, and go-redis 9.23 has a race: it writes to the client of a new node while a
+			// goroutine measures its latency.
 			continue
 		}
 		options.Addrs, options.Dialer, options.ContextTimeoutEnabled, options.MaxRetries = replicated.Addrs(), far, true, 3
@@ -153,7 +153,7 @@ func TestF27ClientClosed(t *testing.T) { nearAndFar(t, "F27", f27ClientClosed) }
 func f27ClientClosed(t *testing.T, c *trial) {
 	server := redistest.Start(t)
 	const budget = 50 * time.Millisecond
-	if far != nil { // So that the link itself is not counted.
+	if far != nil { // The link itself has a goroutine, which must not be counted.
 		conn, err := far(t.Context(), "tcp", server.Addr)
 		if err != nil {
 			t.Fatal(err)

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// proofs are what was shown beside the cases, for the report.
+// proofs are what tests other than the cases have shown, for the report.
 var proofs struct {
 	mu  sync.Mutex
 	all []proof
@@ -17,7 +17,7 @@ type proof struct {
 	failed        bool
 }
 
-// proves puts a test into the report, with the figures that it has when it ends.
+// proves adds a test to the report, with its figures when it ends.
 func proves(t *testing.T, what string, figures func() string) {
 	t.Cleanup(func() {
 		proofs.mu.Lock()

@@ -13,8 +13,8 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
-// Memory and Redis say the same, to the microsecond, whatever is asked of them: several limits that change, waits,
-// bans, returns and resets.
+// Memory and Redis return the same, to the microsecond, whatever the calls: with several limits that change, waits, bans,
+// give-backs and resets.
 func TestMemoryAgreesWithRedis(t *testing.T) {
 	proves(t, "Memory and Redis answer alike on random histories of all calls (rapid)", figure("100 histories of up to 60 calls"))
 	server := redistest.Start(t, redistest.WithClock())
@@ -31,7 +31,7 @@ func TestMemoryAgreesWithRedis(t *testing.T) {
 		type call struct {
 			pause   time.Duration
 			kind, n int
-			of      int // how many takes ago the one is that is given back
+			of      int // how many takes before the latest is the one that is given back
 			take    ratelimit.Take
 		}
 		calls := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) call {
@@ -104,7 +104,7 @@ func TestMemoryAgreesWithRedis(t *testing.T) {
 	})
 }
 
-// A limiter, whatever its store, never admits more than the exact bucket, and refuses nobody whom that admits.
+// A limiter, whatever its store, admits exactly what an exact bucket admits.
 func TestStoresAgreeWithModel(t *testing.T) {
 	proves(t, "Memory and Redis agree with a bucket in rational numbers on random limits (rapid)", figure("100 limits, 30 takes each"))
 	server := redistest.Start(t, redistest.WithClock())

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// proxy stands before Redis and loses or delays the replies to takes that Redis has executed. toxiproxy cannot: it
-// does not know which bytes answer what.
+// proxy is in front of Redis, and loses or delays the replies to takes that Redis has executed. toxiproxy cannot do that: it
+// does not know which bytes are the reply to what.
 type proxy struct {
 	addr     string
 	upstream atomic.Pointer[string]
@@ -24,7 +24,7 @@ type proxy struct {
 	conns    map[net.Conn]bool
 }
 
-// action is what becomes of a reply: wait, pass so many bytes (-1: all), and cut the connection.
+// action is what happens to a reply: wait, pass so many bytes (-1: all), and cut the connection.
 type action struct {
 	delay time.Duration
 	pass  int
@@ -69,7 +69,7 @@ func (p *proxy) with(fault func(reply []byte) action) {
 	p.fault.Store(&fault)
 }
 
-// lead sets the server that new connections lead to.
+// lead sets the server that new connections go to.
 func (p *proxy) lead(upstream string) { p.upstream.Store(&upstream) }
 
 // refuse makes Redis unreachable, or reachable again.
@@ -82,7 +82,7 @@ func (p *proxy) refuse(refuse bool) {
 	}
 }
 
-// admit keeps a connection in mind, unless none is let in.
+// admit records a connection, unless none is let in.
 func (p *proxy) admit(conn net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -132,7 +132,7 @@ func (p *proxy) serve(conn net.Conn) {
 	forwarding.Wait()
 }
 
-// forward copies until either side is gone, or decide says so.
+// forward copies until either side is gone, or decide ends it.
 func forward(to, from net.Conn, decide func([]byte) action) {
 	room := make([]byte, 64<<10)
 	for {

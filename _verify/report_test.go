@@ -73,14 +73,14 @@ func (o *outcome) excessText() string {
 	if !o.excess.seen {
 		return "—"
 	}
-	return fmt.Sprintf("%.2f (%.2f)", o.excess.worst, o.excess.most)
+	return fmt.Sprintf("%.2f (%.2f)", o.excess.worst, o.excess.allowed)
 }
 
 func (o *outcome) recoveryText() string {
 	if !o.recovery.seen {
 		return "—"
 	}
-	return fmt.Sprintf("%.2f s (%.2f s)", o.recovery.worst.Seconds(), o.recovery.most.Seconds())
+	return fmt.Sprintf("%.2f s (%.2f s)", o.recovery.worst.Seconds(), o.recovery.allowed.Seconds())
 }
 
 func (o *outcome) latencyText() string {

@@ -38,7 +38,7 @@ func f22SentinelMasterKilled(t *testing.T, c *trial) {
 	c.exceeds(worstExcess(log.admissions(), spec.Limit), float64(spec.Limit.Capacity))
 }
 
-// A partition in which a replica is promoted and the old master goes on for its side: two buckets, for as long.
+// In a partition, a replica is promoted, and the old master goes on for its side: meanwhile there are two buckets.
 func TestF23Partition(t *testing.T) { nearAndFar(t, "F23", f23Partition) }
 
 func f23Partition(t *testing.T, c *trial) {
@@ -51,7 +51,7 @@ func f23Partition(t *testing.T, c *trial) {
 		info, err := promoted.Client().Info(t.Context(), "replication").Result()
 		return err == nil && strings.Contains(info, "master_link_status:up")
 	})
-	p := startProxy(t, old.Addr) // The side that sees the failover goes by here.
+	p := startProxy(t, old.Addr) // The side that sees the failover connects through it.
 	minority, majority := startLoad(t, 1, defaultSpec(old.Addr)), startLoad(t, processes, defaultSpec(p.addr))
 	minority.run(500 * time.Millisecond)
 	began := monotonic()
@@ -69,7 +69,8 @@ func f23Partition(t *testing.T, c *trial) {
 	}
 	healed := monotonic()
 	partition := time.Duration(healed - began)
-	// Its side is refused now, by what the replica is told, or fails, where there would be something to write.
+	// On the old master's side takes are now refused, because it has become a replica with an empty bucket; takes that would
+	// write fail.
 	minority.run(time.Second)
 	late := minority.stop()
 	if n := late.between(healed, monotonic()).count(admitted); n > 0 {
@@ -128,7 +129,7 @@ func f24FailoverToAnotherClock(t *testing.T, c *trial) {
 		l.run(500 * time.Millisecond)
 		log := l.stop()
 		c.times(1)
-		// What the new master does not know yet, and what its clock says has refilled.
+		// The takes that the new master does not know yet, and what has refilled by its clock.
 		allowance := float64(spec.Limit.Capacity)
 		if shift > 0 {
 			allowance *= 2
@@ -156,14 +157,14 @@ func f24ClockSteps(t *testing.T, c *trial) {
 			allowance = float64(spec.Limit.Capacity)
 		}
 		c.exceeds(worstExcess(log.admissions(), spec.Limit), allowance)
-		// Nobody starves: the bucket goes on to refill.
+		// No key starves: the bucket goes on refilling.
 		if n := log.between(stepped, monotonic()).count(admitted); n < spec.Keys*spec.Limit.Refill.Tokens/2 {
 			t.Errorf("after a step by %v %d were admitted in a second", shift, n)
 		}
 	}
 }
 
-// Retry-After stays true to the microsecond when the clock has stepped back.
+// Retry-After is exact to the microsecond when the clock has stepped back.
 func TestF24RetryAfterStepBack(t *testing.T) { nearAndFar(t, "F24", f24RetryAfterStepBack) }
 
 func f24RetryAfterStepBack(t *testing.T, c *trial) {

@@ -45,8 +45,8 @@ func f05ClientPause(t *testing.T, c *trial) {
 	}
 }
 
-// stall has a fault that answers nothing happen under load. Takes that were given up on are executed afterwards: they
-// are charged, once, and nobody was admitted by them.
+// stall has a fault happen under load during which Redis does not reply. Takes that gave up are executed afterwards: they are
+// charged once, and admitted no request.
 func stall(c *trial, server *redistest.Server, withFallback bool, length time.Duration, fault func(time.Duration)) {
 	c.t.Helper()
 	spec := defaultSpec(server.Addr)
@@ -59,11 +59,11 @@ func stall(c *trial, server *redistest.Server, withFallback bool, length time.Du
 	fault(length)
 	ended := monotonic()
 	l.failing(began, time.Second)
-	most := time.Second
+	due := time.Second
 	if withFallback {
-		most += coolOff * 3 / 2
+		due += coolOff * 3 / 2
 	}
-	c.recovers(l.recovered(ended, 10*time.Second), most)
+	c.recovers(l.recovered(ended, 10*time.Second), due)
 	l.run(500 * time.Millisecond)
 	log := l.stop()
 	c.times(1)
@@ -83,7 +83,7 @@ func stall(c *trial, server *redistest.Server, withFallback bool, length time.Du
 	}
 }
 
-// During a freeze, 200 concurrent requests cost their budget until the breaker opens, and then next to nothing.
+// During a freeze, 200 concurrent requests take their budget until the breaker opens, and then almost no time.
 func TestFreezeUnder200Requests(t *testing.T) { nearAndFar(t, "F4", freezeUnder200Requests) }
 
 func freezeUnder200Requests(t *testing.T, c *trial) {
@@ -107,7 +107,7 @@ func freezeUnder200Requests(t *testing.T, c *trial) {
 	before := runtime.NumGoroutine()
 	var mu sync.Mutex
 	var log record
-	most := 0
+	peak := 0
 	var asking sync.WaitGroup
 	stop := make(chan struct{})
 	engine := routed(limiter.Handle)
@@ -127,9 +127,9 @@ func freezeUnder200Requests(t *testing.T, c *trial) {
 				}
 				mu.Lock()
 				log = append(log, d)
-				most = max(most, runtime.NumGoroutine())
+				peak = max(peak, runtime.NumGoroutine())
 				mu.Unlock()
-				// At random, or those who met at the breaker come together ever after, and wait for each other's CPU.
+				// At random, or requests that met at the breaker would always come together, and wait for each other's CPU time.
 				time.Sleep(25*time.Millisecond + rand.N(50*time.Millisecond))
 			}
 		})
@@ -151,15 +151,15 @@ func freezeUnder200Requests(t *testing.T, c *trial) {
 	c.note("200 concurrent requests in a 3 s freeze: p99 %v of %d; once the breaker was open, median %v, p99 %v",
 		percentile(during.latencies(), 99).Round(time.Microsecond), len(during),
 		percentile(after.latencies(), 50).Round(time.Microsecond), p99.Round(time.Microsecond))
-	if p99 > grossDelay() { // Due is 1 ms; other processes may hold this one up.
+	if p99 > grossDelay() { // It should be 1 ms, but other processes may hold this one up.
 		t.Errorf("with the breaker open, the 99th percentile is %v", p99)
 	}
-	if most > before+3*200 { // A request is one, the end of its budget another, and a connection that is dialled a third.
-		t.Errorf("%d goroutines at a time, %d before", most, before)
+	if peak > before+3*200 { // A request is one, the end of its budget another, and a connection that is dialled a third.
+		t.Errorf("%d goroutines at a time, %d before", peak, before)
 	}
 	_ = client.Close()
 	eventually(t, 5*time.Second, "goroutines are back to where they were", func() bool { return runtime.NumGoroutine() <= before })
-	c.note("goroutines: %d before, %d at most, %d after", before, most, runtime.NumGoroutine())
+	c.note("goroutines: %d before, %d at most, %d after", before, peak, runtime.NumGoroutine())
 }
 
 func TestF15Busy(t *testing.T) { nearAndFar(t, "F15", f15Busy) }

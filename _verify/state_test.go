@@ -116,8 +116,8 @@ func f13MemoryFull(t *testing.T, c *trial) {
 	c.exceeds(0, 0)
 }
 
-// A victim under a limit among a spray of keys that overflows the memory: it is refilled once for each time that it
-// is evicted, and no oftener.
+// A spray of keys overflows the memory, in which a victim under a limit is. Its bucket is refilled once each time that it is
+// evicted, and no more often.
 func TestF14Eviction(t *testing.T) { nearAndFar(t, "F14", f14Eviction) }
 
 func f14Eviction(t *testing.T, c *trial) {
@@ -130,7 +130,7 @@ func f14Eviction(t *testing.T, c *trial) {
 	const spray = 500
 	for i := range pick(120, 30) {
 		fill(t, store, "spray"+strconv.Itoa(i)+"-", spray, limit)
-		// Looked at from outside, which is not a use by which lru would keep it.
+		// Read in a way that does not count as a use, or lru would keep it.
 		gone := admin.Exists(t.Context(), "ratelimit:victim").Val() == 0
 		if gone {
 			evicted++
@@ -205,7 +205,7 @@ func f17ForeignState(t *testing.T, c *trial) {
 	c.exceeds(0, 0)
 }
 
-// fill takes one token of so many keys, by many goroutines.
+// fill takes one token from each of so many keys, by many goroutines.
 func fill(t *testing.T, store ratelimit.Store, prefix string, keys int, limit ratelimit.Limit) {
 	t.Helper()
 	const fillers = 64

@@ -47,7 +47,7 @@ func take(t *testing.T, store ratelimit.Store, key string, n int, limits ...rate
 	return r
 }
 
-// reach looks until the store has its connections and its script, which may take longer than one take may.
+// reach looks until the store has its connections and its script, which may take longer than the budget of a take.
 func reach(t *testing.T, store ratelimit.Store) {
 	t.Helper()
 	eventually(t, 5*time.Second, "the store reaches Redis", func() bool {
@@ -56,11 +56,11 @@ func reach(t *testing.T, store ratelimit.Store) {
 	})
 }
 
-// charged is how many tokens are missing from a hoard.
+// charged returns how many tokens are missing from a hoard.
 func charged(t *testing.T, store ratelimit.Store, key string) int {
 	t.Helper()
 	return hoard.Capacity - take(t, store, key, 0, hoard).Remaining
 }
 
-// patient is a budget that a busy machine does not exceed, for what is not about time.
+// patient is a budget that a busy machine does not exceed, for tests that are not about time.
 var patient = ratelimit.WithTimeout(5 * time.Second)

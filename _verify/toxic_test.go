@@ -28,7 +28,7 @@ func startToxic(t *testing.T, upstream string) *toxic {
 	return &toxic{t, proxy, proxy.Listen}
 }
 
-// add makes the way from Redis to the client toxic, on connections that are open too.
+// add adds a fault to the way from Redis to the client, on open connections too.
 func (x *toxic) add(kind string, attributes map[string]any) {
 	x.t.Helper()
 	text, err := json.Marshal(map[string]any{"type": kind, "stream": "downstream", "attributes": attributes})

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// trial is what came of one case. Tests of the same case add to the same trial.
+// trial is the result of one case. Tests of the same case add to the same trial.
 type trial struct {
 	t *testing.T
 	*outcome
@@ -31,13 +31,13 @@ type outcome struct {
 
 // measure is the worst that was seen, and what is allowed.
 type measure[T float64 | time.Duration] struct {
-	seen        bool
-	worst, most T
+	seen           bool
+	worst, allowed T
 }
 
-func (m *measure[T]) add(worst, most T) {
-	if !m.seen || worst > m.worst || worst == m.worst && most > m.most {
-		*m = measure[T]{true, worst, most}
+func (m *measure[T]) add(worst, allowed T) {
+	if !m.seen || worst > m.worst || worst == m.worst && allowed > m.allowed {
+		*m = measure[T]{true, worst, allowed}
 	}
 }
 
@@ -46,7 +46,7 @@ var outcomes struct {
 	of map[string]*outcome
 }
 
-// try begins a case. It has survived if the test, and every other test of the case, passes.
+// try begins a case. It is passed if this test, and every other test of the case, passes.
 func try(t *testing.T, id string) *trial {
 	t.Helper()
 	if !slices.ContainsFunc(cases, func(c struct{ id, what, expected string }) bool { return c.id == id }) {
@@ -80,7 +80,7 @@ func (c *trial) times(n int) {
 // clockGrain is the tokens by which two clocks may disagree: the log's is in nanoseconds, Redis' in microseconds.
 const clockGrain = 0.01
 
-// exceeds records the worst excess over the invariant, in tokens, which may be as much as the allowance.
+// exceeds records the worst excess over the invariant, in tokens, which may be up to the allowance.
 func (c *trial) exceeds(tokens, allowance float64) {
 	c.t.Helper()
 	tokens = max(0, tokens)
@@ -93,20 +93,20 @@ func (c *trial) exceeds(tokens, allowance float64) {
 }
 
 // recovers records how long it took from the end of the fault to a decision in the slowest process.
-func (c *trial) recovers(took, most time.Duration) {
+func (c *trial) recovers(took, allowed time.Duration) {
 	c.t.Helper()
 	took = max(0, took)
 	c.mu.Lock()
-	c.recovery.add(took, most)
+	c.recovery.add(took, allowed)
 	c.here.recovery = max(c.here.recovery, took)
 	c.mu.Unlock()
-	if took > most {
-		c.t.Errorf("recovered after %v, want at most %v", took, most)
+	if took > allowed {
+		c.t.Errorf("recovered after %v, want at most %v", took, allowed)
 	}
 }
 
-// takes records how long decisions took. What is due is budget + 10 ms; what fails a test is more, because other
-// processes' load on this machine is not the library's fault, and the table has the exact figures.
+// takes records how long decisions took. They should take no more than budget + 10 ms. A test only fails at more, because the
+// load of other processes on this machine is not the library's fault. The table has the exact figures.
 func (c *trial) takes(latencies []time.Duration, budget time.Duration) {
 	c.t.Helper()
 	if len(latencies) == 0 {
@@ -140,7 +140,7 @@ func (c *trial) note(format string, args ...any) {
 	}
 }
 
-// compare notes the figures of a run from so far away.
+// compare adds the figures of a run from far away to the table.
 func (c *trial) compare(rtt time.Duration) {
 	var figures []string
 	if c.here.recovery > 0 {
@@ -155,8 +155,8 @@ func (c *trial) compare(rtt time.Duration) {
 	}
 }
 
-// grossDelay is what other processes cannot be blamed for. With -short, which mostly runs under the race detector and
-// beside other tests, that is more.
+// grossDelay is a delay that other processes cannot be the cause of. With -short, which mostly runs under the race detector and
+// beside other tests, it is longer.
 func grossDelay() time.Duration { return time.Duration(pick(100, 1000)) * time.Millisecond }
 
 func percentile(durations []time.Duration, p int) time.Duration {

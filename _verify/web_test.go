@@ -14,7 +14,7 @@ func routed(handlers ...gin.HandlerFunc) *gin.Engine {
 	return engine
 }
 
-// get asks an engine, with headers given as name, value, name, value.
+// get sends a GET to an engine, with headers given as name, value, name, value.
 func get(engine http.Handler, headers ...string) *httptest.ResponseRecorder {
 	req := httptest.NewRequest(http.MethodGet, "/", http.NoBody)
 	for i := 0; i < len(headers); i += 2 {

@@ -17,8 +17,8 @@ import (
 // takers is how many goroutines take at the same time, each from a key of its own.
 const takers = 8
 
-// takeThrough takes one token so many times, by several goroutines, and returns how often each key was asked for and
-// how often that was answered.
+// takeThrough takes one token so many times, by several goroutines, and returns how often each key was taken from, and how
+// many of these takes were answered.
 func takeThrough(store ratelimit.Store, times int) (asked, answered [takers]int) {
 	var taking sync.WaitGroup
 	for i := range takers {
@@ -75,7 +75,7 @@ func f06ReplyLost(t *testing.T, c *trial) {
 	}
 }
 
-// The policy answers for takes whose replies are lost, in every client process.
+// If replies to takes are lost, the policy decides, in every client process.
 func TestF06Policy(t *testing.T) { nearAndFar(t, "F6", f06Policy) }
 
 func f06Policy(t *testing.T, c *trial) {
@@ -94,7 +94,7 @@ func f06Policy(t *testing.T, c *trial) {
 	c.exceeds(worstExcess(log.admissions(), l.spec.Limit), 0)
 }
 
-// Replies that come later than the budget: no take may be given another one's, which would hold another number.
+// Replies come later than the budget. No take may get the reply to another, which would have another number.
 func TestF07ReplyLate(t *testing.T) { nearAndFar(t, "F7", f07ReplyLate) }
 
 func f07ReplyLate(t *testing.T, c *trial) {
@@ -134,7 +134,7 @@ func f07ReplyLate(t *testing.T, c *trial) {
 	p.with(nil)
 	late := 0
 	for i := range takers {
-		// What was sent and not awaited is executed soon, if it is not yet.
+		// Takes that gave up after they were sent are executed soon, if they were not yet.
 		got := charged(t, direct, strconv.Itoa(i)) - 1000*(i+1)
 		if got > asked[i] || got < answered[i] {
 			t.Errorf("%d takes, %d of them answered, were charged %d times", asked[i], answered[i], got)
@@ -168,7 +168,7 @@ func f08TornReply(t *testing.T, c *trial) {
 	if got := charged(t, direct, "torn"); got != times {
 		t.Errorf("%d takes were charged %d times", times, got)
 	}
-	// And so by toxiproxy, which tears what else the connection says, too.
+	// The same by toxiproxy, which tears all else on the connection, too.
 	x := startToxic(t, server.Addr)
 	store = openStore(t, x.addr, patient)
 	take(t, store, "cut", 1, hoard)
@@ -218,11 +218,11 @@ func f09Latency(t *testing.T, c *trial) {
 		x := startToxic(t, server.Addr)
 		x.add("latency", map[string]any{"latency": latency.Milliseconds(), "jitter": jitter.Milliseconds()})
 		spec := defaultSpec(x.addr)
-		spec.Budget = 500 * time.Millisecond // Above the latency, so that all is decided.
+		spec.Budget = 500 * time.Millisecond // Above the latency, so that all takes are decided.
 		spec.Callers = callers
 		spec.Keys = 1
 		l := startLoad(t, processes, spec)
-		l.run(300 * time.Millisecond) // Connections are made.
+		l.run(300 * time.Millisecond) // Sets up connections.
 		began := monotonic()
 		l.run(time.Duration(pick(4000, 1500)) * time.Millisecond)
 		ended := monotonic()
@@ -240,7 +240,7 @@ func f09Latency(t *testing.T, c *trial) {
 		if n := log.count(failed); n > 0 {
 			t.Errorf("%d of %d takes failed: %v", n, len(log), log.errors())
 		}
-		// Nor is anybody refused who should not be: what has refilled is admitted, but for the last bits.
+		// No take is refused that should be admitted: all that has refilled is admitted, up to a small rest.
 		want := 0.9 * time.Duration(ended-began).Seconds() * float64(spec.Limit.Refill.Tokens)
 		if got := during.count(admitted); float64(got) < want {
 			t.Errorf("%d takes were admitted in %v, want at least %.0f", got, time.Duration(ended-began), want)

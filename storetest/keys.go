@@ -16,7 +16,7 @@ var keyCases = []testCase{
 	{"a key is copied", keyIsCopied},
 }
 
-// hardKeys are keys that stores have confused, cut, split or choked on.
+// hardKeys are keys that stores have confused, cut, split or failed on.
 func hardKeys() []string {
 	keys := []string{
 		"", " ", "  ", "a", "A", "ab", "abc", "a ", " a", "a\n", "a\r\n", "\r\n", "\n", "\t", "a\x00", "a\x00b", "\x00", "\x00\x00",
@@ -47,7 +47,7 @@ func hardKeys() []string {
 	return slices.Compact(keys)
 }
 
-// From each key another number of tokens is taken, and each must then lack as many.
+// A different number of tokens is taken from each key, and each must then lack as many.
 func keysAreInjective(s *session) {
 	l := limit(1000, ratelimit.Every(day))
 	keys := hardKeys()
@@ -71,7 +71,7 @@ func keysAreInjective(s *session) {
 	}
 }
 
-// A caller may build its keys in a buffer that it uses again.
+// A caller may build its keys in a buffer that it reuses.
 func keyIsCopied(s *session) {
 	l, other := limit(5, ratelimit.PerHour(1)), limit(50, ratelimit.PerHour(1))
 	const keys = 100

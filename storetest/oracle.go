@@ -13,9 +13,9 @@ import (
 	"github.com/gin-ratelimit/ratelimit"
 )
 
-// oracle is a Store that is slow and certain. It follows the documentation of Store, and shares nothing
-// with the stores that it judges: what they count in units, it keeps as rational numbers of tokens, and it
-// rounds nothing but what the documentation says is rounded.
+// oracle is a Store that is slow and simple enough to be certainly right. It follows the documentation of Store, and
+// shares no code with the stores that it judges: what they count in units, it keeps as rational numbers of tokens. It
+// rounds only what is rounded by the documentation.
 type oracle struct {
 	mu      sync.Mutex
 	now     int64 // µs
@@ -23,7 +23,7 @@ type oracle struct {
 	tickets []ticket
 }
 
-// entry is what there is under a key.
+// entry is what is stored under a key.
 type entry struct {
 	last    int64 // µs, of the last change
 	buckets []bucket
@@ -33,7 +33,7 @@ type bucket struct {
 	limit   ratelimit.Limit
 	rate    *big.Rat // tokens per µs
 	missing *big.Rat // tokens, from full; more than the capacity is a debt
-	beyond  int      // tokens by which the bucket is larger than the limit that it is asked for by
+	surplus int      // how many tokens larger the bucket is than the limit that is asked for
 	maxWait int64    // µs that a take may wait for tokens
 }
 
@@ -92,7 +92,7 @@ func (o *oracle) Adjust(_ context.Context, key string, change ratelimit.Adjustme
 		delta := tokens(n)
 		switch {
 		case n > 0 && t == nil:
-			delta.SetInt64(0) // Nothing was taken that could come back.
+			delta.SetInt64(0) // No take, so nothing can come back.
 		case n > 0:
 			delta = t.worth(o.now, i, b, n, change.Leave)
 		}
@@ -114,8 +114,8 @@ func (o *oracle) Adjust(_ context.Context, key string, change ratelimit.Adjustme
 	return r, nil
 }
 
-// ticket is what a receipt of the oracle's is of: a take, and what of it can still be given back. The receipt's At is its
-// place in the list, plus 1.
+// ticket is the take that a receipt of the oracle's is of, and what of it can still be given back. The receipt's At is the
+// ticket's index, plus 1.
 type ticket struct {
 	at     int64      // µs
 	left   []*big.Rat // tokens, one per limit
@@ -138,8 +138,8 @@ func (o *oracle) ticket(r *ratelimit.Receipt) *ticket {
 	return &o.tickets[r.At()-1]
 }
 
-// worth returns how many tokens a give-back of n is worth: as many as the bucket has not refilled by now of what was
-// missing after the take.
+// worth returns how many tokens a give-back of n is worth: no more than the bucket has not refilled yet of what was missing
+// after the take.
 func (t *ticket) worth(now int64, i int, b *bucket, n int, leave bool) *big.Rat {
 	left := new(big.Rat).Mul(new(big.Rat).SetInt64(now-t.at), b.rate)
 	left.Sub(t.left[i], left)
@@ -163,7 +163,7 @@ func (t *ticket) worth(now int64, i int, b *bucket, n int, leave bool) *big.Rat 
 	return worth
 }
 
-// debt returns missing with so much given back, which is between none and the most that there is.
+// debt returns missing less what is given back, no less than 0, and no more than the largest debt.
 func (b *bucket) debt(missing, back *big.Rat) *big.Rat {
 	d := *b
 	d.missing = new(big.Rat).Sub(missing, back)
@@ -209,8 +209,8 @@ func (o *oracle) Look(_ context.Context, key string, limits []ratelimit.Limit) (
 	return usage, nil
 }
 
-// normal is the limit of the same rate whose period is the first of a second, a minute, an hour and a day in which whole
-// tokens come back, or else the shortest in whole microseconds.
+// normal is the same limit with its rate's period changed to the first of a second, a minute, an hour and a day in which
+// whole tokens come back, or else to the shortest in whole microseconds.
 func normal(l ratelimit.Limit) ratelimit.Limit {
 	perMicro := rateOf(l)
 	l.Refill = ratelimit.Rate{Tokens: int(perMicro.Num().Int64()), Per: time.Duration(perMicro.Denom().Int64()) * us}
@@ -233,7 +233,7 @@ func (o *oracle) Reset(_ context.Context, key string) (found bool, err error) {
 	return found, nil
 }
 
-// ask returns what is in the buckets now, by the limits that the caller has for them.
+// ask returns the buckets as they are now, by the caller's limits.
 func (o *oracle) ask(key string, limits []ratelimit.Limit) ([]bucket, error) {
 	if len(limits) == 0 || len(limits) > 32 {
 		return nil, fmt.Errorf("%d limits: %w", len(limits), ratelimit.ErrArgument)
@@ -252,14 +252,14 @@ func (o *oracle) ask(key string, limits []ratelimit.Limit) ([]bucket, error) {
 	return asked, nil
 }
 
-// write keeps the buckets that were asked, and those of further positions as they are by now.
+// write stores the buckets that were asked for, and those of further positions as they are now.
 func (o *oracle) write(key string, asked []bucket) {
 	for i := range asked {
 		b := &asked[i]
-		b.limit.Capacity += b.beyond
-		b.missing.Add(b.missing, tokens(b.beyond))
+		b.limit.Capacity += b.surplus
+		b.missing.Add(b.missing, tokens(b.surplus))
 		b.boundDebt()
-		b.beyond = 0
+		b.surplus = 0
 	}
 	e := o.keys[key]
 	for i := len(asked); i < len(e.buckets); i++ {
@@ -269,8 +269,8 @@ func (o *oracle) write(key string, asked []bucket) {
 	o.keys[strings.Clone(key)] = entry{o.now, asked}
 }
 
-// takeOver makes of an old limit's bucket, so many µs later, what it is for b's limit. Its tokens are kept, as far
-// as b can hold them, and b is counted on by the larger capacity.
+// takeOver makes b the bucket of an old limit, so many µs later. The tokens are kept, as far as b can hold them, and b goes
+// on counting by the larger capacity.
 func (b *bucket) takeOver(old bucket, us int64) {
 	b.missing.Set(old.missing)
 	if b.token().Cmp(old.token()) != 0 { // Parts of a token are rounded up to whole units.
@@ -283,30 +283,30 @@ func (b *bucket) takeOver(old bucket, us int64) {
 	if old.limit.Capacity > b.limit.Capacity {
 		larger := new(big.Int).Mul(big.NewInt(int64(old.limit.Capacity)), b.token())
 		if larger.Cmp(maxUnits) <= 0 {
-			b.beyond = old.limit.Capacity - b.limit.Capacity
+			b.surplus = old.limit.Capacity - b.limit.Capacity
 		} else if capacity := tokens(b.limit.Capacity); b.missing.Cmp(capacity) > 0 {
 			b.missing.Set(capacity)
 		}
 	}
 	b.refill(us)
-	if b.missing.Sub(b.missing, tokens(b.beyond)); b.missing.Sign() < 0 {
+	if b.missing.Sub(b.missing, tokens(b.surplus)); b.missing.Sign() < 0 {
 		b.missing.SetInt64(0)
 	}
 }
 
 func (b *bucket) boundDebt() {
-	if most := new(big.Rat).SetFrac(maxDebt, b.token()); b.missing.Cmp(most) > 0 {
-		b.missing.Set(most)
+	if maxTokens := new(big.Rat).SetFrac(maxDebt, b.token()); b.missing.Cmp(maxTokens) > 0 {
+		b.missing.Set(maxTokens)
 	}
 }
 
-// full reports whether b is full after so many µs, by its own limit. If it is, it equals one that does not
-// exist, whatever limit it is asked for by: a store may have forgotten it.
+// full reports whether b is full after so many µs, by its own limit. If it is, it equals one that does not exist, whatever
+// limit is asked for next, because a store may have forgotten it.
 func (b *bucket) full(us int64) bool { return b.wait(b.missing) <= time.Duration(us)*time.Microsecond }
 
 func (b *bucket) refill(us int64) {
-	came := new(big.Rat).SetInt64(us)
-	b.missing.Sub(b.missing, came.Mul(came, b.rate))
+	refilled := new(big.Rat).SetInt64(us)
+	b.missing.Sub(b.missing, refilled.Mul(refilled, b.rate))
 	if b.missing.Sign() < 0 {
 		b.missing.SetInt64(0)
 	}
@@ -315,19 +315,19 @@ func (b *bucket) refill(us int64) {
 // token is the size of a token in units: the period of the rate in lowest terms, in µs.
 func (b *bucket) token() *big.Int { return b.rate.Denom() }
 
-// lacks returns the tokens that have to come back before n can be taken. What comes back while the take may wait need
-// not be there, as far as a debt can hold it.
+// lacks returns the tokens that have to come back before n can be taken. What comes back within the time that the take may
+// wait need not be there, as far as a debt can be counted.
 func (b *bucket) lacks(n int) *big.Rat {
-	most := new(big.Rat).Sub(tokens(b.limit.Capacity), tokens(n))
+	ceiling := new(big.Rat).Sub(tokens(b.limit.Capacity), tokens(n))
 	if b.maxWait > 0 {
 		size := new(big.Int).Mul(big.NewInt(int64(b.limit.Capacity)), b.token())
-		longest := new(big.Int).Div(new(big.Int).Sub(maxDebt, size), b.rate.Num())
-		if wait := big.NewInt(b.maxWait); wait.Cmp(longest) < 0 {
-			longest = wait
+		wait := new(big.Int).Div(new(big.Int).Sub(maxDebt, size), b.rate.Num())
+		if maxWait := big.NewInt(b.maxWait); maxWait.Cmp(wait) < 0 {
+			wait = maxWait
 		}
-		most.Add(most, new(big.Rat).Mul(new(big.Rat).SetInt(longest), b.rate))
+		ceiling.Add(ceiling, new(big.Rat).Mul(new(big.Rat).SetInt(wait), b.rate))
 	}
-	lack := new(big.Rat).Sub(b.missing, most)
+	lack := new(big.Rat).Sub(b.missing, ceiling)
 	if lack.Sign() < 0 {
 		lack.SetInt64(0)
 	}
@@ -369,8 +369,8 @@ func decision(asked []bucket, n int) ratelimit.Result {
 	return refused(asked, n)
 }
 
-// admitted describes an accepted take: the bucket that has to be waited for longest speaks for all, or else the one with
-// the fewest tokens, the first of equals.
+// admitted describes an accepted take by the bucket with the longest wait, or else by the one with the fewest tokens, the
+// first of equals.
 func admitted(asked []bucket) ratelimit.Result {
 	by, longest := asked[0], asked[0].solvent()
 	for _, b := range asked {
@@ -392,7 +392,7 @@ func (b *bucket) solvent() time.Duration {
 	return b.wait(debt)
 }
 
-// refused describes a refused take: the bucket with the longest wait speaks for all, the first of equals.
+// refused describes a refused take by the bucket with the longest wait, the first of equals.
 func refused(asked []bucket, n int) ratelimit.Result {
 	by := asked[0]
 	for _, b := range asked {
@@ -405,7 +405,7 @@ func refused(asked []bucket, n int) ratelimit.Result {
 	}
 }
 
-// state returns what a store holds that did what the oracle did.
+// state returns the state that a store must hold after the same calls.
 func (o *oracle) state(key string) *State {
 	e, ok := o.keys[key]
 	if !ok {

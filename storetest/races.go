@@ -10,8 +10,8 @@ import (
 	"github.com/gin-ratelimit/ratelimit"
 )
 
-// races are run by goroutines that really run at the same time, in bubbles too. Time stands still while they
-// do, so what they get together is known to the token.
+// races are cases whose goroutines really run at the same time, in bubbles too. The clock does not move while they run, so
+// the tokens that they get together are known exactly.
 var races = []testCase{
 	{"race for a new key", raceForNewKey},
 	{"race for a trickle", raceForTrickle},
@@ -37,7 +37,7 @@ func race(f func(i int)) {
 	done.Wait()
 }
 
-// try takes without the oracle, which is asked by one goroutine at a time. Errors are reported once.
+// try takes from the store alone: the order of racing calls is unknown, so the oracle cannot follow them.
 func (s *session) try(key string, n int, limits ...ratelimit.Limit) ratelimit.Result {
 	r, err := s.store.Take(s.ctx, key, ratelimit.Take{N: n, Limits: limits})
 	if err != nil {
@@ -62,8 +62,8 @@ func raceForNewKey(s *session) {
 	}
 }
 
-// Each round offers more takes than there are tokens, a random time after the last. What is admitted in all
-// is C + r·t, to the token.
+// Each round makes more takes than there are tokens, a random time after the round before. In all, exactly C + r·t are
+// admitted.
 func raceForTrickle(s *session) {
 	l := limit(40, ratelimit.Rate{Tokens: 7, Per: 3 * sec})
 	var admitted atomic.Int64
@@ -109,7 +109,7 @@ func raceOfLimits(s *session) {
 	}
 }
 
-// Whatever is admitted is what is missing.
+// The tokens that are missing are exactly those of the admitted takes.
 func raceOfCosts(s *session) {
 	l := limit(100, ratelimit.PerHour(1))
 	for i := range 20 {
@@ -132,7 +132,7 @@ func raceOfCosts(s *session) {
 // All give back what they took: no more than the capacity is ever out, and in the end the bucket is full.
 func raceOfReturns(s *session) {
 	l := limit(5, ratelimit.PerHour(1))
-	var out, most atomic.Int64
+	var out, maxOut atomic.Int64
 	race(func(int) {
 		for range 50 {
 			r := s.try("key", 1, l)
@@ -140,7 +140,7 @@ func raceOfReturns(s *session) {
 				continue
 			}
 			now := out.Add(1)
-			for m := most.Load(); now > m && !most.CompareAndSwap(m, now); m = most.Load() {
+			for m := maxOut.Load(); now > m && !maxOut.CompareAndSwap(m, now); m = maxOut.Load() {
 			}
 			out.Add(-1)
 			if _, err := s.store.Adjust(s.ctx, "key", ratelimit.Adjustment{N: 1, Limits: []ratelimit.Limit{l}, Receipt: r.Receipt}); err != nil {
@@ -148,8 +148,8 @@ func raceOfReturns(s *session) {
 			}
 		}
 	})
-	if r := s.try("key", 0, l); most.Load() > 5 || r.Remaining != 5 {
-		s.t.Fatalf("at most %d of 5 tokens were out at a time; all came back, and %d remain", most.Load(), r.Remaining)
+	if r := s.try("key", 0, l); maxOut.Load() > 5 || r.Remaining != 5 {
+		s.t.Fatalf("at most %d of 5 tokens were out at a time; all came back, and %d remain", maxOut.Load(), r.Remaining)
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 	"github.com/gin-ratelimit/ratelimit"
 )
 
-// rules are the sentences of the documentation of Store, one a case.
+// rules are the sentences of Store's documentation, one per case.
 var rules = []testCase{
 	{"a refusal changes nothing", refusalChangesNothing},
 	{"a refusal deducts from no limit", refusalDeductsFromNone},
@@ -62,7 +62,7 @@ func (s *session) want(what string, got, want ratelimit.Result) {
 	}
 }
 
-// Whoever hammers at an empty bucket is admitted no later and no earlier than who waits.
+// A client that hammers at an empty bucket is admitted at the same time as one that waits.
 func refusalChangesNothing(s *session) {
 	s.take("hammered", 5, onePerSecond)
 	s.take("waiting", 5, onePerSecond)
@@ -107,7 +107,7 @@ func lookChangesNothing(s *session) {
 	s.want("take", s.take("key", 1, tenPerSecond), allowedBy(tenPerSecond, 0, sec))
 }
 
-// Whoever waits RetryAfter is admitted; whoever waits a microsecond less is refused.
+// A client that waits for RetryAfter is admitted; one that waits a microsecond less is refused.
 func retryAfterIsTrue(s *session) {
 	seed := newSeed(s.t)
 	d := newDice(seedBytes(seed, 1<<15))
@@ -138,7 +138,7 @@ func retryAfterIsTrue(s *session) {
 	}
 }
 
-// Who takes each token as soon as it is there gets the rate, exactly, whatever its fractions.
+// A client that takes each token as soon as it is there gets exactly the rate, whatever its fractions.
 func nothingDrifts(s *session) {
 	for _, l := range []ratelimit.Limit{
 		limit(7, ratelimit.Rate{Tokens: 7, Per: 3 * sec}),
@@ -259,7 +259,7 @@ func tokensGivenBack(s *session) {
 	}
 }
 
-// What the bucket has refilled is nobody's to give back.
+// What the bucket has refilled cannot be given back.
 func nothingComesBackTwice(s *session) {
 	minute := limit(5, ratelimit.PerMinute(5)) // a token each 12 s
 	s.take("late", 5, minute)
@@ -275,7 +275,7 @@ func nothingComesBackTwice(s *session) {
 	s.want("half is left, and comes back", s.giveBack(middle, 5), allowedBy(minute, 3, 24*sec))
 	s.want("and not once more", s.giveBack(middle, 5), allowedBy(minute, 3, 24*sec))
 
-	// A limit is as long ago as its own rate says.
+	// How much of a take has refilled depends on each limit's own rate.
 	s.take("two", 5, tenPerSecond, minute)
 	two := s.last()
 	s.wait(sec)
@@ -283,7 +283,7 @@ func nothingComesBackTwice(s *session) {
 	s.want("the fast one has refilled, the slow one has not", s.giveBack(two, 5), allowedBy(tenPerSecond, 5, 500*ms))
 	s.want("the slow one", s.look("two", limit(99, ratelimit.PerSecond(1)), minute), allowedBy(minute, 5, 0))
 
-	// Parked requests that all end at once give back what is still worth something, and no more.
+	// Requests that ran for minutes, and all end at once, give back only what is still worth something.
 	for range 12 {
 		for range 5 {
 			s.take("parked", 1, minute)
@@ -303,7 +303,7 @@ func nothingComesBackTwice(s *session) {
 	}
 }
 
-// Of a reservation of 2,000 of which 500 were used, the 500 are what has refilled first.
+// If 500 tokens of a reservation of 2,000 were used, those 500 are the first to refill.
 func usedIsOldest(s *session) {
 	hour := limit(2000, ratelimit.PerHour(2000)) // a token each 1.8 s
 	s.take("key", 2000, hour)
@@ -329,7 +329,7 @@ func givenBackInSteps(s *session) {
 	s.want("the rest", s.giveBack(t, 30), allowedBy(hour, 100, 0))
 }
 
-// The limit may have changed meanwhile: the take's counts.
+// If the limit has changed since the take, a give-back goes by the limit of the take.
 func givenBackByLimitsOfTake(s *session) {
 	slow, fast := limit(10, ratelimit.PerMinute(10)), limit(10, ratelimit.PerSecond(10))
 	s.take("faster", 10, slow)
@@ -366,8 +366,8 @@ func givenBackWithoutRight(s *session) {
 	s.want("nothing has changed", s.look("key", tenPerSecond), allowedBy(tenPerSecond, 6, 400*ms))
 }
 
-// Ten wait for their turns, and the first five leave. Their places are lost, because those behind them do not move up;
-// the last place is not.
+// Ten takes wait for their turns, and the first five leave. Their places are lost, because those behind them do not move
+// up. The last place is not lost.
 func placesInQueue(s *session) {
 	one := limit(1, ratelimit.PerSecond(1))
 	s.take("key", 1, one)
@@ -398,7 +398,7 @@ func placesInQueue(s *session) {
 	s.leave(s.last(), 3)
 }
 
-// A request that went on and gives back leaves the places of those who wait as they are.
+// A request whose wait is over, and which then gives back, leaves the places of the takes that wait as they are.
 func queueOfOthers(s *session) {
 	one := limit(1, ratelimit.PerSecond(1))
 	s.queue("key", 1, one)
@@ -495,7 +495,7 @@ func adjustWithoutBounds(s *session) {
 	s.want("all back", s.giveBack(s.last(), math.MaxInt), allowedBy(tenPerSecond, 10, 0))
 
 	// 2^53-1 units, where a token has a million.
-	const most = (1<<53 - 1) * us
+	const longest = (1<<53 - 1) * us
 	one := limit(1, ratelimit.PerSecond(1))
 	for range 4 {
 		for range 5 {
@@ -503,8 +503,8 @@ func adjustWithoutBounds(s *session) {
 			s.adjust("debtor", -math.MaxInt, one)
 			s.adjust("debtor", math.MinInt32, one)
 		}
-		s.want("all the debt there is", s.look("debtor", one), refusedBy(one, 0, most-sec, most))
-		s.want("a take in debt", s.take("debtor", 1, one), refusedBy(one, 0, most, most))
+		s.want("all the debt there is", s.look("debtor", one), refusedBy(one, 0, longest-sec, longest))
+		s.want("a take in debt", s.take("debtor", 1, one), refusedBy(one, 0, longest, longest))
 		s.wait(ms)
 	}
 	s.reset("debtor")
@@ -535,7 +535,7 @@ func capacityChanged(s *session) {
 	s.want("half the capacity", s.look("key", half), allowedBy(half, 5, 0))
 	s.want("refused by half", s.take("key", 6, half), refusedBy(half, 5, never, 0))
 	s.want("as it was, for nothing was written", s.look("key", tenPerSecond), allowedBy(tenPerSecond, 7, 300*ms))
-	// Half holds five of the seven tokens. The two that it pours away are gone for all.
+	// Half holds five of the seven tokens. The other two are lost, for twice as well.
 	s.want("taken from half", s.take("key", 1, half), allowedBy(half, 4, 100*ms))
 	s.want("back to the whole", s.look("key", tenPerSecond), allowedBy(tenPerSecond, 4, 600*ms))
 	s.want("twice, as if it had always been", s.take("key", 14, twice), allowedBy(twice, 0, 2*sec))
@@ -549,7 +549,7 @@ func capacityChanged(s *session) {
 	s.want("all are full", s.take("key", 20, twice), allowedBy(twice, 0, 2*sec))
 }
 
-// Versions of a program that differ in capacity take turns, without pause, and get together what one has.
+// Versions of a program that differ in capacity take in turns, without a pause, and together get what one version would.
 func capacitiesInTurns(s *session) {
 	large, small := limit(60, ratelimit.PerSecond(10)), limit(5, ratelimit.PerSecond(10))
 	taken := map[ratelimit.Limit]int{}
@@ -589,7 +589,7 @@ func rateChanged(s *session) {
 	s.want("faster since the last take", s.take("key", 10, faster), allowedBy(faster, 0, 10*ms))
 	s.want("slower", s.take("key", 1, slower), refusedBy(slower, 0, sec, 10*sec))
 
-	// The same token at another speed: what is missing stays, debts too.
+	// Two rates with tokens of the same size: what is missing stays the same, debts too.
 	third, seven := limit(9, ratelimit.Every(3*sec)), limit(9, ratelimit.Rate{Tokens: 7, Per: 3 * sec})
 	s.adjust("debtor", -12, third)
 	s.want("one in three seconds", s.look("debtor", third), refusedBy(third, 0, 9*sec, 36*sec))
@@ -608,8 +608,8 @@ func partsRoundedUp(s *session) {
 	s.want("fine", s.look("key", fine), allowedBy(fine, 0, 6*us))
 }
 
-// A bucket that is full equals one that does not exist, whatever is asked for next: whether a store has dropped
-// it by then must make no difference.
+// A full bucket equals one that does not exist, whatever is asked for next. Whether a store has already dropped it must make
+// no difference.
 func fullByOldLimit(s *session) {
 	slower := limit(10, ratelimit.PerHour(10))
 	larger := limit(100, ratelimit.PerHour(10))
@@ -650,7 +650,7 @@ func positionsNotNamed(s *session) {
 		allowedBy(a, 10, 0))
 }
 
-// A give-back that is worth nothing changes nothing, and is no occasion to count another bucket's refill either.
+// A give-back that is worth nothing changes nothing. It must not count the refill of another bucket by its old rate either.
 func givingBackToFull(s *session) {
 	b, twice := onePerSecond, limit(5, ratelimit.PerSecond(2))
 	s.take("key", 5, tenPerSecond)

@@ -14,7 +14,7 @@ import (
 	"github.com/gin-ratelimit/ratelimit"
 )
 
-// session is a store and the oracle, which are asked the same at the same time.
+// session makes each call on a store and on the oracle.
 type session struct {
 	t       *testing.T
 	ctx     context.Context
@@ -22,7 +22,7 @@ type session struct {
 	oracle  *oracle
 	advance func(d time.Duration)
 	state   func(t *testing.T, key string) *State
-	note    string // said when a call fails
+	note    string // printed when a call fails
 	log     []call // calls so far
 	takes   []*taken
 }
@@ -90,7 +90,7 @@ func limitsText(limits []ratelimit.Limit) string {
 	return "[" + strings.Join(texts, ", ") + "]"
 }
 
-// answer is what a call has answered.
+// answer is the result of a call.
 type answer struct {
 	result ratelimit.Result
 	usage  ratelimit.Usage
@@ -135,7 +135,7 @@ func (s *session) take(key string, n int, limits ...ratelimit.Limit) ratelimit.R
 	return s.do(call{op: take, key: key, n: n, limits: limits}).result
 }
 
-// queue takes n tokens that may be waited for, up to a minute.
+// queue takes n tokens, and may wait for them up to a minute.
 func (s *session) queue(key string, n int, limits ...ratelimit.Limit) ratelimit.Result {
 	s.t.Helper()
 	return s.do(call{op: take, key: key, n: n, limits: limits, maxWait: time.Minute}).result
@@ -189,7 +189,7 @@ func (s *session) do(c call) answer {
 	}
 	want, wantErr := c.on(s.ctx, s.oracle, ofOracle)
 
-	// The caller's limits are the caller's: a store that kept them would be misled from here on.
+	// The caller may change its limits after the call, as is done below: a store that kept them would go wrong.
 	lent := c
 	lent.limits = slices.Clone(c.limits)
 	got, err := lent.on(s.ctx, s.store, ofStore)
@@ -217,7 +217,7 @@ func (s *session) do(c call) answer {
 	case !sameUsage(got.usage, want.usage):
 		s.fail(c, before, "got  %+v\nwant %+v", got.usage, want.usage)
 	case got.found != want.found:
-		s.fail(c, before, "it says that there was something to forget: %v, want %v", got.found, want.found)
+		s.fail(c, before, "whether there was something to forget: got %v, want %v", got.found, want.found)
 	case c.op == take && c.n > 0 && got.result.Allowed, c.op == adjust && c.n < 0 && c.of == nil:
 		s.takes = append(s.takes, &receipts)
 	case c.op == adjust && c.of != nil:
@@ -274,10 +274,10 @@ func (s *session) fail(c call, before *State, format string, args ...any) {
 
 // trail returns the last calls with a key.
 func (s *session) trail(key string) string {
-	const most = 12
+	const maxLines = 12
 	var lines []string
 	for _, c := range slices.Backward(s.log) {
-		if c.key == key && len(lines) < most {
+		if c.key == key && len(lines) < maxLines {
 			lines = append(lines, "\t"+c.String())
 		}
 	}
@@ -325,11 +325,11 @@ func resultText(r ratelimit.Result) string {
 	return fmt.Sprintf("%s by %q, %d remaining, retry after %s, full after %v, waiting %v", verdict, r.Limit, r.Remaining, retry, r.ResetAfter, r.Wait)
 }
 
-// clip keeps a key printable.
+// clip shortens a key for messages.
 func clip(key string) string {
-	const most = 40
-	if len(key) <= most {
+	const maxLength = 40
+	if len(key) <= maxLength {
 		return key
 	}
-	return key[:most] + "…"
+	return key[:maxLength] + "…"
 }

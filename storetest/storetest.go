@@ -8,12 +8,11 @@
 //		})
 //	}
 //
-// and each case runs in a bubble of [synctest], where time passes when the suite says so and not before. A
-// store on a server needs real connections, which a bubble cannot have, and a server whose clock the test
-// can set:
+// and each case runs in a bubble of [synctest], where the suite decides when time passes. A store on a server needs real
+// connections, which a bubble cannot have, and a server whose clock the test can set:
 //
 //	func TestStore(t *testing.T) {
-//		server := startServer(t) // its clock stands still
+//		server := startServer(t) // with a frozen clock
 //		storetest.Run(t, storetest.Harness{
 //			Open: func(t *testing.T) ratelimit.Store {
 //				server.DeleteEverything(t)
@@ -23,9 +22,8 @@
 //		})
 //	}
 //
-// Every call of the suite is also made to an oracle, a store written down in rational numbers without a
-// thought for speed, and the answers must be equal to the microsecond. Random traces follow. When one fails,
-// it says how to repeat it. With -short they are fewer.
+// Every call of the suite is also made to an oracle, a slow store in rational numbers, and the answers must be equal to the
+// microsecond. After the cases come random traces, fewer with -short. A trace that fails prints how to repeat it.
 package storetest
 
 import (
@@ -37,19 +35,19 @@ import (
 	"github.com/gin-ratelimit/ratelimit"
 )
 
-// Harness says how to test a store.
+// Harness is what the suite needs to test a store.
 type Harness struct {
-	// Open returns a store that holds nothing. It is called once for each case and each trace, and what it
-	// returned before is not used any more. Inside of a bubble if Advance is nil.
+	// Open returns a store that holds nothing. It is called once for each case and each trace, and the store that it
+	// returned before is no longer used. If Advance is nil, it is called inside a bubble.
 	Open func(t *testing.T) ratelimit.Store
 
-	// Advance moves the store's clock, which otherwise stands still. It is given whole microseconds, and at
-	// most a century from one Open to the next. nil: the store reads this process's clock, and each case runs
-	// in a synctest bubble, where Advance is time.Sleep.
+	// Advance moves the store's clock, which otherwise must not move. It is given whole microseconds, and in all at most a
+	// century from one Open to the next. nil: the store reads this process's clock, and each case runs in a synctest
+	// bubble, where Advance is time.Sleep.
 	Advance func(d time.Duration)
 
-	// State, if set, returns what the store holds under a key, nil if nothing, and the suite compares that too
-	// after every call. For stores whose state can be read from outside.
+	// State, if set, returns what the store holds under a key, nil if nothing. The suite then compares that too after every
+	// call. It is for stores whose state can be read from outside.
 	State func(t *testing.T, key string) *State
 }
 
@@ -86,8 +84,7 @@ func runCases(t *testing.T, h Harness) {
 	}
 }
 
-// Fuzz makes a trace of each of the fuzzer's inputs, and tests a store with it: Harness.Open is called
-// once for each.
+// Fuzz tests a store by fuzzing: each input is made into a trace, for which Harness.Open is called once.
 func Fuzz(f *testing.F, h Harness) {
 	for seed := range uint64(8) {
 		f.Add(seedBytes(seed, 512))

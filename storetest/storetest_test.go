@@ -15,7 +15,7 @@ import (
 	"github.com/gin-ratelimit/ratelimit"
 )
 
-// oracleHarness makes a store of an oracle, on a clock that stands still but for Advance.
+// oracleHarness makes a store of an oracle, on a clock that only Advance moves.
 func oracleHarness(wrap func(ratelimit.Store) ratelimit.Store) Harness {
 	var o *oracle
 	return Harness{
@@ -32,7 +32,7 @@ func oracleHarness(wrap func(ratelimit.Store) ratelimit.Store) Harness {
 	}
 }
 
-// The transcripts and the rules judge the oracle too, and races and keys its use as a store.
+// The transcripts, rules, races and keys judge the oracle too.
 func TestOracle(t *testing.T) {
 	runCases(t, oracleHarness(func(s ratelimit.Store) ratelimit.Store { return s }))
 }
@@ -98,7 +98,7 @@ func rekeyed(rename func(key string) string) faulty {
 	}}
 }
 
-// asking is a store that asks for something else than it was asked for.
+// asking is a store that takes something else than it was asked to.
 func asking(change func(t *ratelimit.Take)) faulty {
 	return faulty{take: func(s ratelimit.Store, key string, t ratelimit.Take) (ratelimit.Result, error) {
 		change(&t)
@@ -209,8 +209,8 @@ func faults() map[string]faulty {
 			result.Receipt = r
 			return result, err
 		}},
-		"who leaves the queue makes room in front": adjusting(func(a *ratelimit.Adjustment) { a.Leave = false }),
-		"whoever gives back leaves a queue":        adjusting(func(a *ratelimit.Adjustment) { a.Leave = true }),
+		"leaving the queue makes room in front": adjusting(func(a *ratelimit.Adjustment) { a.Leave = false }),
+		"giving back leaves the queue":          adjusting(func(a *ratelimit.Adjustment) { a.Leave = true }),
 		"reset always finds something": {reset: func(s store, key string) (bool, error) {
 			_, err := s.Reset(background, key)
 			return true, err
@@ -273,7 +273,7 @@ func faults() map[string]faulty {
 	}
 }
 
-// forgetAge makes a take one of this moment.
+// forgetAge makes a take look as if it had just been made.
 func (o *oracle) forgetAge(r *ratelimit.Receipt) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -306,7 +306,7 @@ func TestFault(t *testing.T) {
 	}))
 }
 
-// A suite that cannot fail is worth nothing: here it has to.
+// A suite that cannot fail proves nothing. Here it has to fail for each fault.
 func TestFaultsAreFound(t *testing.T) {
 	for name := range faults() {
 		t.Run(name, func(t *testing.T) {

@@ -20,21 +20,21 @@ const seedVariable = "STORETEST_SEED"
 
 const (
 	traceBytes = 2048 // of randomness in a trace: about 200 calls
-	traceCalls = 40_000
-	shortCalls = 4_000
+	minCalls   = 40_000
+	shortCalls = 4_000 // instead of minCalls with -short
 )
 
-// runTraces makes random calls in random places at random times. Each trace has a store of its own.
+// runTraces makes random calls with random keys at random times. Each trace has a store of its own.
 func runTraces(t *testing.T, h Harness) {
-	least := traceCalls
+	wanted := minCalls
 	if testing.Short() {
-		least = shortCalls
+		wanted = shortCalls
 	}
 	if _, ok := givenSeed(t); ok {
-		least = 1
+		wanted = 1
 	}
 	traces, calls := 0, 0
-	for ; calls < least && !t.Failed(); traces++ {
+	for ; calls < wanted && !t.Failed(); traces++ {
 		h.open(t, func(s *session) {
 			seed := newSeed(t)
 			s.note = seedNote(t, seed)
@@ -45,7 +45,7 @@ func runTraces(t *testing.T, h Harness) {
 	t.Logf("%d calls in %d traces", calls, traces)
 }
 
-// trace makes calls until the dice are spent.
+// trace makes calls until the dice have no more bytes.
 func (s *session) trace(d *dice) {
 	s.t.Helper()
 	limits := make(map[string][]ratelimit.Limit)
@@ -71,7 +71,7 @@ func (s *session) trace(d *dice) {
 		}
 		s.do(c)
 		if s.state == nil {
-			// One unit a microsecond: ResetAfter tells the last unit of what is missing.
+			// With one unit a microsecond, ResetAfter shows what is missing to the unit.
 			s.look(key, slowed(asked[:1+d.n(len(asked))])...)
 		}
 	}
@@ -84,7 +84,7 @@ func (s *session) roll(d *dice, key string, asked []ratelimit.Limit) call {
 	case 0:
 		c.op, c.n = adjust, -c.n
 	case 1, 2, 3:
-		// Of any of the last takes, of whichever key: the receipt counts.
+		// An adjustment of one of the last takes, whatever its key.
 		if len(s.takes) == 0 {
 			break
 		}
@@ -110,7 +110,7 @@ func (s *session) roll(d *dice, key string, asked []ratelimit.Limit) call {
 	return c
 }
 
-// slowed returns limits whose tokens have as many units, of which one comes back each microsecond.
+// slowed returns limits whose tokens have the same number of units, of which one comes back each microsecond.
 func slowed(limits []ratelimit.Limit) []ratelimit.Limit {
 	limits = slices.Clone(limits)
 	for i, l := range limits {
@@ -119,7 +119,7 @@ func slowed(limits []ratelimit.Limit) []ratelimit.Limit {
 	return limits
 }
 
-// peek returns what a take would say that is refused or of nothing.
+// peek returns the decision about a take of n, and changes nothing.
 func (o *oracle) peek(key string, n int, limits []ratelimit.Limit) ratelimit.Result {
 	asked, err := o.ask(key, limits)
 	if err != nil {
@@ -128,7 +128,7 @@ func (o *oracle) peek(key string, n int, limits []ratelimit.Limit) ratelimit.Res
 	return decision(asked, n)
 }
 
-// dice makes choices of bytes, a seed's or a fuzzer's, until they are spent. Then every choice is the first.
+// dice makes random choices from bytes, a seed's or a fuzzer's, until they are spent. After that, each choice is the first.
 type dice struct {
 	data  []byte
 	spent bool
@@ -146,13 +146,13 @@ func (d *dice) byte() byte {
 	return b
 }
 
-// n returns a number below at most 256.
+// n returns a number from 0 to below-1; below is at most 256.
 func (d *dice) n(below int) int { return int(d.byte()) % below }
 
-// size returns a number from 1 to most, each order of magnitude as likely as the next, and most itself often.
-func (d *dice) size(most int64) int64 {
+// size returns a number from 1 to upTo, each order of magnitude as likely as the next, and upTo itself often.
+func (d *dice) size(upTo int64) int64 {
 	n := uint64(1)
-	for range d.n(bits.Len64(uint64(most))) {
+	for range d.n(bits.Len64(uint64(upTo))) {
 		n <<= 1
 	}
 	var low [8]byte
@@ -160,13 +160,13 @@ func (d *dice) size(most int64) int64 {
 		low[i/8] = d.byte()
 	}
 	n |= binary.LittleEndian.Uint64(low[:]) & (n - 1)
-	return int64(min(n, uint64(most)))
+	return int64(min(n, uint64(upTo)))
 }
 
 // int is size for tokens.
-func (d *dice) int(most int64) int { return int(d.size(min(most, math.MaxInt))) }
+func (d *dice) int(upTo int64) int { return int(d.size(min(upTo, math.MaxInt))) }
 
-// key returns one of few: traces have to come back to them.
+// key returns one of a few keys, so that traces come back to them.
 func (d *dice) key() string { return [...]string{"", "k", "kk", "k:k", "{k}"}[d.n(5)] }
 
 var hardRates = []ratelimit.Rate{
@@ -209,7 +209,7 @@ func (d *dice) limit() ratelimit.Limit {
 		if token.Cmp(maxUnits) > 0 {
 			continue
 		}
-		most := min(maxUnits.Int64()/token.Int64(), math.MaxInt)
+		maxCapacity := min(maxUnits.Int64()/token.Int64(), math.MaxInt)
 		var capacity int64
 		switch d.n(6) {
 		case 0:
@@ -217,13 +217,13 @@ func (d *dice) limit() ratelimit.Limit {
 		case 1:
 			capacity = 1
 		case 2:
-			capacity = d.size(most)
+			capacity = d.size(maxCapacity)
 		case 3:
 			capacity = d.size(1e9)
 		default:
 			capacity = d.size(20)
 		}
-		if l := limit(int(min(capacity, most)), rate); valid(l) {
+		if l := limit(int(min(capacity, maxCapacity)), rate); valid(l) {
 			return l
 		}
 	}
@@ -237,7 +237,7 @@ func (d *dice) limits() []ratelimit.Limit {
 	return limits
 }
 
-// change returns limits that are a little different.
+// change returns limits with one of them changed, added or left out.
 func (d *dice) change(limits []ratelimit.Limit) []ratelimit.Limit {
 	limits = slices.Clone(limits)
 	i := d.n(len(limits))
@@ -289,7 +289,7 @@ func (d *dice) tokens(look ratelimit.Result, limits []ratelimit.Limit) int {
 	}
 }
 
-// wait returns how long to wait before a take that would be answered as given.
+// wait returns how long to wait before a take that would now have the result r.
 func (d *dice) wait(r ratelimit.Result) time.Duration {
 	switch d.n(16) {
 	case 0:

@@ -7,20 +7,19 @@ import (
 	"github.com/gin-ratelimit/ratelimit"
 )
 
-// line is one take of a transcript: so long after the beginning, of so many tokens; and the answer.
+// line is one take of a transcript, and its answer.
 type line struct {
-	at        time.Duration
+	at        time.Duration // since the beginning
 	n         int
 	allowed   bool
 	remaining int
-	retry     time.Duration
+	retry     time.Duration // RetryAfter
 	full      time.Duration // ResetAfter
 	by        int           // the limit that decides, by position
 }
 
 const (
-	yes, no = true, false
-	never   = ratelimit.Never
+	never = ratelimit.Never
 
 	us   = time.Microsecond
 	ms   = time.Millisecond
@@ -61,132 +60,132 @@ var transcriptTable = []struct {
 	limits []ratelimit.Limit
 	lines  []line
 }{
-	{"ten a second", []ratelimit.Limit{limit(20, ratelimit.PerSecond(10))}, []line{
-		{0, 0, yes, 20, 0, 0, 0},
-		{0, 1, yes, 19, 0, 100 * ms, 0},
-		{0, 19, yes, 0, 0, 2 * sec, 0},
-		{0, 1, no, 0, 100 * ms, 2 * sec, 0},
-		{100*ms - us, 1, no, 0, us, 1900*ms + us, 0},
-		{100 * ms, 1, yes, 0, 0, 2 * sec, 0},
-		{250 * ms, 2, no, 1, 50 * ms, 1850 * ms, 0},
-		{250 * ms, 1, yes, 0, 0, 1950 * ms, 0},
-		{300 * ms, 1, yes, 0, 0, 2 * sec, 0},
-		{2300 * ms, 20, yes, 0, 0, 2 * sec, 0},
-		{2300 * ms, 20, no, 0, 2 * sec, 2 * sec, 0},
-		{2300 * ms, 21, no, 0, never, 2 * sec, 0},
-		{time.Hour, 21, no, 20, never, 0, 0},
-		{time.Hour, 0, yes, 20, 0, 0, 0},
+	{name: "ten a second", limits: []ratelimit.Limit{limit(20, ratelimit.PerSecond(10))}, lines: []line{
+		{at: 0, n: 0, allowed: true, remaining: 20},
+		{at: 0, n: 1, allowed: true, remaining: 19, full: 100 * ms},
+		{at: 0, n: 19, allowed: true, remaining: 0, full: 2 * sec},
+		{at: 0, n: 1, remaining: 0, retry: 100 * ms, full: 2 * sec},
+		{at: 100*ms - us, n: 1, remaining: 0, retry: us, full: 1900*ms + us},
+		{at: 100 * ms, n: 1, allowed: true, remaining: 0, full: 2 * sec},
+		{at: 250 * ms, n: 2, remaining: 1, retry: 50 * ms, full: 1850 * ms},
+		{at: 250 * ms, n: 1, allowed: true, remaining: 0, full: 1950 * ms},
+		{at: 300 * ms, n: 1, allowed: true, remaining: 0, full: 2 * sec},
+		{at: 2300 * ms, n: 20, allowed: true, remaining: 0, full: 2 * sec},
+		{at: 2300 * ms, n: 20, remaining: 0, retry: 2 * sec, full: 2 * sec},
+		{at: 2300 * ms, n: 21, remaining: 0, retry: never, full: 2 * sec},
+		{at: time.Hour, n: 21, remaining: 20, retry: never},
+		{at: time.Hour, n: 0, allowed: true, remaining: 20},
 	}},
-	{"a thousand a day", []ratelimit.Limit{limit(5000, ratelimit.Every(slow))}, []line{
-		{0, 5000, yes, 0, 0, 120 * time.Hour, 0},
-		{0, 1, no, 0, slow, 120 * time.Hour, 0},
-		{slow - us, 1, no, 0, us, 120*time.Hour - slow + us, 0},
-		{slow, 1, yes, 0, 0, 120 * time.Hour, 0},
-		{slow, 1, no, 0, slow, 120 * time.Hour, 0},
-		{2*slow - us, 1, no, 0, us, 120*time.Hour - slow + us, 0},
-		{slow + day - us, 1000, no, 999, us, 96*time.Hour + us, 0},
-		{slow + day, 1000, yes, 0, 0, 120 * time.Hour, 0},
-		{slow + day, 1, no, 0, slow, 120 * time.Hour, 0},
-		{slow + 6*day - us, 5000, no, 4999, us, us, 0},
-		{slow + 6*day, 5000, yes, 0, 0, 120 * time.Hour, 0},
-		{slow + 6*day, 5001, no, 0, never, 120 * time.Hour, 0},
+	{name: "a thousand a day", limits: []ratelimit.Limit{limit(5000, ratelimit.Every(slow))}, lines: []line{
+		{at: 0, n: 5000, allowed: true, remaining: 0, full: 120 * time.Hour},
+		{at: 0, n: 1, remaining: 0, retry: slow, full: 120 * time.Hour},
+		{at: slow - us, n: 1, remaining: 0, retry: us, full: 120*time.Hour - slow + us},
+		{at: slow, n: 1, allowed: true, remaining: 0, full: 120 * time.Hour},
+		{at: slow, n: 1, remaining: 0, retry: slow, full: 120 * time.Hour},
+		{at: 2*slow - us, n: 1, remaining: 0, retry: us, full: 120*time.Hour - slow + us},
+		{at: slow + day - us, n: 1000, remaining: 999, retry: us, full: 96*time.Hour + us},
+		{at: slow + day, n: 1000, allowed: true, remaining: 0, full: 120 * time.Hour},
+		{at: slow + day, n: 1, remaining: 0, retry: slow, full: 120 * time.Hour},
+		{at: slow + 6*day - us, n: 5000, remaining: 4999, retry: us, full: us},
+		{at: slow + 6*day, n: 5000, allowed: true, remaining: 0, full: 120 * time.Hour},
+		{at: slow + 6*day, n: 5001, remaining: 0, retry: never, full: 120 * time.Hour},
 	}},
-	{"seven in three seconds", []ratelimit.Limit{limit(7, ratelimit.Rate{Tokens: 7, Per: 3 * sec})}, []line{
-		{0, 7, yes, 0, 0, 3 * sec, 0},
-		{0, 1, no, 0, 428572 * us, 3 * sec, 0},
-		{428571 * us, 1, no, 0, us, 2571429 * us, 0},
-		{428572 * us, 1, yes, 0, 0, 3 * sec, 0},
-		{3*sec - us, 6, no, 5, us, 428573 * us, 0},
-		{3 * sec, 6, yes, 0, 0, 3 * sec, 0},
-		{3 * sec, 1, no, 0, 428572 * us, 3 * sec, 0},
+	{name: "seven in three seconds", limits: []ratelimit.Limit{limit(7, ratelimit.Rate{Tokens: 7, Per: 3 * sec})}, lines: []line{
+		{at: 0, n: 7, allowed: true, remaining: 0, full: 3 * sec},
+		{at: 0, n: 1, remaining: 0, retry: 428572 * us, full: 3 * sec},
+		{at: 428571 * us, n: 1, remaining: 0, retry: us, full: 2571429 * us},
+		{at: 428572 * us, n: 1, allowed: true, remaining: 0, full: 3 * sec},
+		{at: 3*sec - us, n: 6, remaining: 5, retry: us, full: 428573 * us},
+		{at: 3 * sec, n: 6, allowed: true, remaining: 0, full: 3 * sec},
+		{at: 3 * sec, n: 1, remaining: 0, retry: 428572 * us, full: 3 * sec},
 	}},
-	{"three a second", []ratelimit.Limit{limit(3, ratelimit.PerSecond(3))}, []line{
-		// Thirds of a microsecond are neither lost nor won: three come back in the second.
-		{0, 3, yes, 0, 0, sec, 0},
-		{333333 * us, 1, no, 0, us, 666667 * us, 0},
-		{333334 * us, 1, yes, 0, 0, sec, 0},
-		{666666 * us, 1, no, 0, us, 666668 * us, 0},
-		{666667 * us, 1, yes, 0, 0, sec, 0},
-		{sec - us, 1, no, 0, us, 666668 * us, 0},
-		{sec, 1, yes, 0, 0, sec, 0},
-		{sec, 1, no, 0, 333334 * us, sec, 0},
+	{name: "three a second", limits: []ratelimit.Limit{limit(3, ratelimit.PerSecond(3))}, lines: []line{
+		// Thirds of a microsecond are neither lost nor gained: exactly three tokens come back in a second.
+		{at: 0, n: 3, allowed: true, remaining: 0, full: sec},
+		{at: 333333 * us, n: 1, remaining: 0, retry: us, full: 666667 * us},
+		{at: 333334 * us, n: 1, allowed: true, remaining: 0, full: sec},
+		{at: 666666 * us, n: 1, remaining: 0, retry: us, full: 666668 * us},
+		{at: 666667 * us, n: 1, allowed: true, remaining: 0, full: sec},
+		{at: sec - us, n: 1, remaining: 0, retry: us, full: 666668 * us},
+		{at: sec, n: 1, allowed: true, remaining: 0, full: sec},
+		{at: sec, n: 1, remaining: 0, retry: 333334 * us, full: sec},
 	}},
-	{"one at a time", []ratelimit.Limit{limit(1, ratelimit.PerSecond(1))}, []line{
-		{0, 1, yes, 0, 0, sec, 0},
-		{0, 1, no, 0, sec, sec, 0},
-		{sec - us, 1, no, 0, us, us, 0},
-		{sec, 1, yes, 0, 0, sec, 0},
-		{sec, 2, no, 0, never, sec, 0},
-		{time.Hour, 2, no, 1, never, 0, 0},
-		{time.Hour, 1, yes, 0, 0, sec, 0},
+	{name: "one at a time", limits: []ratelimit.Limit{limit(1, ratelimit.PerSecond(1))}, lines: []line{
+		{at: 0, n: 1, allowed: true, remaining: 0, full: sec},
+		{at: 0, n: 1, remaining: 0, retry: sec, full: sec},
+		{at: sec - us, n: 1, remaining: 0, retry: us, full: us},
+		{at: sec, n: 1, allowed: true, remaining: 0, full: sec},
+		{at: sec, n: 2, remaining: 0, retry: never, full: sec},
+		{at: time.Hour, n: 2, remaining: 1, retry: never},
+		{at: time.Hour, n: 1, allowed: true, remaining: 0, full: sec},
 	}},
-	{"one in ten years", []ratelimit.Limit{limit(1, ratelimit.Every(10*year))}, []line{
-		{0, 1, yes, 0, 0, 10 * year, 0},
-		{0, 1, no, 0, 10 * year, 10 * year, 0},
-		{10*year - us, 1, no, 0, us, us, 0},
-		{10 * year, 1, yes, 0, 0, 10 * year, 0},
-		{20 * year, 1, yes, 0, 0, 10 * year, 0},
+	{name: "one in ten years", limits: []ratelimit.Limit{limit(1, ratelimit.Every(10*year))}, lines: []line{
+		{at: 0, n: 1, allowed: true, remaining: 0, full: 10 * year},
+		{at: 0, n: 1, remaining: 0, retry: 10 * year, full: 10 * year},
+		{at: 10*year - us, n: 1, remaining: 0, retry: us, full: us},
+		{at: 10 * year, n: 1, allowed: true, remaining: 0, full: 10 * year},
+		{at: 20 * year, n: 1, allowed: true, remaining: 0, full: 10 * year},
 	}},
-	{"a century to refill", []ratelimit.Limit{limit(10, ratelimit.Every(10*year))}, []line{
-		{0, 10, yes, 0, 0, 100 * year, 0},
-		{0, 10, no, 0, 100 * year, 100 * year, 0},
-		{30*year - us, 3, no, 2, us, 70*year + us, 0},
-		{30 * year, 3, yes, 0, 0, 100 * year, 0},
+	{name: "a century to refill", limits: []ratelimit.Limit{limit(10, ratelimit.Every(10*year))}, lines: []line{
+		{at: 0, n: 10, allowed: true, remaining: 0, full: 100 * year},
+		{at: 0, n: 10, remaining: 0, retry: 100 * year, full: 100 * year},
+		{at: 30*year - us, n: 3, remaining: 2, retry: us, full: 70*year + us},
+		{at: 30 * year, n: 3, allowed: true, remaining: 0, full: 100 * year},
 	}},
-	{"a billion a second", []ratelimit.Limit{limit(1e9, ratelimit.PerSecond(1e9))}, []line{
-		{0, 1e9, yes, 0, 0, sec, 0},
-		{0, 1, no, 0, us, sec, 0},
-		{us, 1001, no, 1000, us, sec - us, 0},
-		{us, 1000, yes, 0, 0, sec, 0},
-		{500*ms + us, 5e8, yes, 0, 0, sec, 0},
-		{500*ms + us, 1e9, no, 0, sec, sec, 0},
-		{500*ms + us, 1e9 + 1, no, 0, never, sec, 0},
+	{name: "a billion a second", limits: []ratelimit.Limit{limit(1e9, ratelimit.PerSecond(1e9))}, lines: []line{
+		{at: 0, n: 1e9, allowed: true, remaining: 0, full: sec},
+		{at: 0, n: 1, remaining: 0, retry: us, full: sec},
+		{at: us, n: 1001, remaining: 1000, retry: us, full: sec - us},
+		{at: us, n: 1000, allowed: true, remaining: 0, full: sec},
+		{at: 500*ms + us, n: 5e8, allowed: true, remaining: 0, full: sec},
+		{at: 500*ms + us, n: 1e9, remaining: 0, retry: sec, full: sec},
+		{at: 500*ms + us, n: 1e9 + 1, remaining: 0, retry: never, full: sec},
 	}},
-	{"a billion at once", []ratelimit.Limit{limit(1e9, ratelimit.PerSecond(1))}, []line{
-		{0, 1e9, yes, 0, 0, 1e9 * sec, 0},
-		{0, 1, no, 0, sec, 1e9 * sec, 0},
-		{sec, 1, yes, 0, 0, 1e9 * sec, 0},
-		{sec, 1e9, no, 0, 1e9 * sec, 1e9 * sec, 0},
-		{1e6*sec + us, 1e6 - 1, yes, 0, 0, 1e9*sec - us, 0},
-		{1e6*sec + us, 1, no, 0, sec - us, 1e9*sec - us, 0},
+	{name: "a billion at once", limits: []ratelimit.Limit{limit(1e9, ratelimit.PerSecond(1))}, lines: []line{
+		{at: 0, n: 1e9, allowed: true, remaining: 0, full: 1e9 * sec},
+		{at: 0, n: 1, remaining: 0, retry: sec, full: 1e9 * sec},
+		{at: sec, n: 1, allowed: true, remaining: 0, full: 1e9 * sec},
+		{at: sec, n: 1e9, remaining: 0, retry: 1e9 * sec, full: 1e9 * sec},
+		{at: 1e6*sec + us, n: 1e6 - 1, allowed: true, remaining: 0, full: 1e9*sec - us},
+		{at: 1e6*sec + us, n: 1, remaining: 0, retry: sec - us, full: 1e9*sec - us},
 	}},
-	{"faster than the clock", []ratelimit.Limit{limit(1, ratelimit.Every(time.Nanosecond))}, []line{
-		{0, 1, yes, 0, 0, us, 0},
-		{0, 1, no, 0, us, us, 0},
-		{us, 1, yes, 0, 0, us, 0},
+	{name: "faster than the clock", limits: []ratelimit.Limit{limit(1, ratelimit.Every(time.Nanosecond))}, lines: []line{
+		{at: 0, n: 1, allowed: true, remaining: 0, full: us},
+		{at: 0, n: 1, remaining: 0, retry: us, full: us},
+		{at: us, n: 1, allowed: true, remaining: 0, full: us},
 	}},
-	{"between two ticks", []ratelimit.Limit{limit(2, ratelimit.Every(1500*time.Nanosecond))}, []line{
-		{0, 2, yes, 0, 0, 3 * us, 0},
-		{us, 1, no, 0, us, 2 * us, 0},
-		{2 * us, 1, yes, 0, 0, 3 * us, 0},
-		{3 * us, 1, yes, 0, 0, 3 * us, 0},
-		{4 * us, 1, no, 0, us, 2 * us, 0},
+	{name: "between two ticks", limits: []ratelimit.Limit{limit(2, ratelimit.Every(1500*time.Nanosecond))}, lines: []line{
+		{at: 0, n: 2, allowed: true, remaining: 0, full: 3 * us},
+		{at: us, n: 1, remaining: 0, retry: us, full: 2 * us},
+		{at: 2 * us, n: 1, allowed: true, remaining: 0, full: 3 * us},
+		{at: 3 * us, n: 1, allowed: true, remaining: 0, full: 3 * us},
+		{at: 4 * us, n: 1, remaining: 0, retry: us, full: 2 * us},
 	}},
-	{"two limits", []ratelimit.Limit{limit(10, ratelimit.PerSecond(10)), limit(15, ratelimit.PerMinute(15))}, []line{
-		{0, 0, yes, 10, 0, 0, 0},
-		{0, 10, yes, 0, 0, sec, 0},
-		{0, 1, no, 0, 100 * ms, sec, 0},
-		{sec, 6, no, 5, 3 * sec, 39 * sec, 1}, // refused by one,
-		{sec, 5, yes, 0, 0, 59 * sec, 1},      // and the other still had ten
-		{sec, 0, yes, 0, 0, 59 * sec, 1},
-		{sec, 6, no, 0, 23 * sec, 59 * sec, 1},
-		{sec, 11, no, 5, never, 500 * ms, 0},
-		{4 * sec, 1, yes, 0, 0, 60 * sec, 1},
+	{name: "two limits", limits: []ratelimit.Limit{limit(10, ratelimit.PerSecond(10)), limit(15, ratelimit.PerMinute(15))}, lines: []line{
+		{at: 0, n: 0, allowed: true, remaining: 10},
+		{at: 0, n: 10, allowed: true, remaining: 0, full: sec},
+		{at: 0, n: 1, remaining: 0, retry: 100 * ms, full: sec},
+		{at: sec, n: 6, remaining: 5, retry: 3 * sec, full: 39 * sec, by: 1}, // refused by one,
+		{at: sec, n: 5, allowed: true, remaining: 0, full: 59 * sec, by: 1},  // and the other still had ten
+		{at: sec, n: 0, allowed: true, remaining: 0, full: 59 * sec, by: 1},
+		{at: sec, n: 6, remaining: 0, retry: 23 * sec, full: 59 * sec, by: 1},
+		{at: sec, n: 11, remaining: 5, retry: never, full: 500 * ms},
+		{at: 4 * sec, n: 1, allowed: true, remaining: 0, full: 60 * sec, by: 1},
 	}},
-	{"equal limits", []ratelimit.Limit{limit(10, ratelimit.PerSecond(10)), limit(10, ratelimit.PerSecond(5))}, []line{
-		{0, 0, yes, 10, 0, 0, 0},
-		{0, 11, no, 10, never, 0, 0},
-		{0, 10, yes, 0, 0, sec, 0},
-		{0, 1, no, 0, 200 * ms, 2 * sec, 1},
-		{0, 10, no, 0, 2 * sec, 2 * sec, 1},
-		{2 * sec, 10, yes, 0, 0, sec, 0},
+	{name: "equal limits", limits: []ratelimit.Limit{limit(10, ratelimit.PerSecond(10)), limit(10, ratelimit.PerSecond(5))}, lines: []line{
+		{at: 0, n: 0, allowed: true, remaining: 10},
+		{at: 0, n: 11, remaining: 10, retry: never},
+		{at: 0, n: 10, allowed: true, remaining: 0, full: sec},
+		{at: 0, n: 1, remaining: 0, retry: 200 * ms, full: 2 * sec, by: 1},
+		{at: 0, n: 10, remaining: 0, retry: 2 * sec, full: 2 * sec, by: 1},
+		{at: 2 * sec, n: 10, allowed: true, remaining: 0, full: sec},
 	}},
-	{"costs beyond reason", []ratelimit.Limit{limit(3, ratelimit.PerSecond(1)), limit(5, ratelimit.PerSecond(1))}, []line{
-		{0, math.MaxInt, no, 3, never, 0, 0},
-		{0, 4, no, 3, never, 0, 0},
-		{0, 3, yes, 0, 0, 3 * sec, 0},
-		{0, math.MaxInt, no, 0, never, 3 * sec, 0},
-		{0, math.MaxInt32, no, 0, never, 3 * sec, 0},
-		{3 * sec, 3, yes, 0, 0, 3 * sec, 0},
+	{name: "costs beyond reason", limits: []ratelimit.Limit{limit(3, ratelimit.PerSecond(1)), limit(5, ratelimit.PerSecond(1))}, lines: []line{
+		{at: 0, n: math.MaxInt, remaining: 3, retry: never},
+		{at: 0, n: 4, remaining: 3, retry: never},
+		{at: 0, n: 3, allowed: true, remaining: 0, full: 3 * sec},
+		{at: 0, n: math.MaxInt, remaining: 0, retry: never, full: 3 * sec},
+		{at: 0, n: math.MaxInt32, remaining: 0, retry: never, full: 3 * sec},
+		{at: 3 * sec, n: 3, allowed: true, remaining: 0, full: 3 * sec},
 	}},
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/gin-ratelimit/ratelimit"
 )
 
-// FuzzAddressesAgree: a list judges the address that the limiter counts by.
+// FuzzAddressesAgree checks that a list looks up the same address that the limiter counts by.
 func FuzzAddressesAgree(f *testing.F) {
 	for _, text := range []string{
 		"192.0.2.7", "::ffff:192.0.2.7", "::ffff:c000:207", "2001:db8::1", "fe80::1%eth0", "::1", "", "@", "x",
@@ -29,7 +29,7 @@ func FuzzAddressesAgree(f *testing.F) {
 			"X-Forwarded-For": {forwardedFor}, "X-Client": {platform},
 		}}
 		if _, err := netip.ParseAddrPort(peer); err != nil && ratelimit.ByRemoteIP(c) != "" {
-			t.Skip() // a peer as net/http never writes it
+			t.Skip() // net/http never writes such a peer.
 		}
 		for _, addr := range []netip.Addr{ClientAddr(c), RemoteAddr(c)} {
 			if addr.Zone() != "" || addr.Is4In6() {
@@ -45,7 +45,7 @@ func FuzzAddressesAgree(f *testing.F) {
 	})
 }
 
-// keyOf is the key that the limiter makes of an address.
+// keyOf is the limiter's key for an address.
 func keyOf(addr netip.Addr) string {
 	switch {
 	case !addr.IsValid():
@@ -58,7 +58,7 @@ func keyOf(addr netip.Addr) string {
 	}
 }
 
-// What a look costs a request is what Gin takes to find the address.
+// The cost of a lookup to a request is mostly what Gin takes to find the address.
 func BenchmarkContainsClient(b *testing.B) {
 	c, engine := gin.CreateTestContext(httptest.NewRecorder())
 	if err := engine.SetTrustedProxies(nil); err != nil {

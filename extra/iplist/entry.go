@@ -11,17 +11,17 @@ import (
 	"github.com/gaissmai/bart"
 )
 
-// mostMistakes bounds an error: the wrong file may be a long one.
-const mostMistakes = 100
+// maxMistakes bounds the length of an error, because a wrong file may be a long one.
+const maxMistakes = 100
 
 // builder makes a table of entries, and collects the mistakes in them.
 type builder struct {
 	table    *bart.Lite
 	mistakes []error
-	further  int // mistakes beyond mostMistakes
+	further  int // mistakes beyond maxMistakes
 }
 
-// add puts an entry into the table; unit and position say where it stood.
+// add puts an entry into the table. unit and position are where it was found, for the error.
 func (b *builder) add(unit string, position int, entry string) {
 	prefix, err := parse(strings.TrimSpace(entry))
 	if err != nil {
@@ -32,21 +32,21 @@ func (b *builder) add(unit string, position int, entry string) {
 }
 
 func (b *builder) mistake(unit string, position int, entry string, err error) {
-	if len(b.mistakes) == mostMistakes {
+	if len(b.mistakes) == maxMistakes {
 		b.further++
 		return
 	}
 	b.mistakes = append(b.mistakes, fmt.Errorf("iplist: %s %d: %q: %w", unit, position, clip(entry), err))
 }
 
-// longestEntry is how long an entry may be, with the spaces before it. Comments may be of any length.
-const longestEntry = 4096
+// maxEntry is how many bytes long an entry may be, with the spaces before it. Comments may be of any length.
+const maxEntry = 4096
 
 // read adds the lines of r that are not blank. Its error is that of r.
 func (b *builder) read(r io.Reader) error {
-	text := bufio.NewReaderSize(r, longestEntry)
+	text := bufio.NewReaderSize(r, maxEntry)
 	if mark, _ := text.Peek(len(byteOrderMark)); string(mark) == byteOrderMark {
-		_, _ = text.Discard(len(byteOrderMark)) // Windows' editors write one.
+		_, _ = text.Discard(len(byteOrderMark)) // Editors on Windows write one.
 	}
 	for line := 1; ; line++ {
 		piece, err := text.ReadSlice('\n')
@@ -82,11 +82,11 @@ func (b *builder) err() error {
 	return errors.Join(b.mistakes...)
 }
 
-var errLong = fmt.Errorf("longer than %d bytes: is this a list of addresses, one a line?", longestEntry)
+var errLong = fmt.Errorf("longer than %d bytes: is this a list of addresses, one a line?", maxEntry)
 
 var errForm = errors.New(`want an address or a prefix, as in "192.0.2.7", "192.0.2.0/24" or "2001:db8::/32"`)
 
-// parse reads an address or a prefix in canonical form. Its errors say what to write instead.
+// parse reads an address or a prefix in canonical form. Its errors name what to write instead.
 func parse(entry string) (netip.Prefix, error) {
 	if !strings.Contains(entry, "/") {
 		addr, err := netip.ParseAddr(entry)
@@ -116,11 +116,11 @@ func parse(entry string) (netip.Prefix, error) {
 	return prefix, nil
 }
 
-// clip keeps what is quoted in an error short: a file may hold anything.
+// clip shortens text that an error quotes, because a file may hold anything.
 func clip(text string) string {
-	const most = 64
-	if len(text) <= most {
+	const maxLength = 64
+	if len(text) <= maxLength {
 		return text
 	}
-	return text[:most] + "…"
+	return text[:maxLength] + "…"
 }

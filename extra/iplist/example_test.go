@@ -19,7 +19,7 @@ func Example() {
 	blocked := iplist.MustNew("198.51.100.0/24")
 
 	router := gin.New()
-	router.SetTrustedProxies(nil) // No proxy is in front, so no header says who the client is.
+	router.SetTrustedProxies(nil) // No proxy is in front, so no header is trusted for the client's address.
 	router.Use(iplist.Deny(blocked))
 	router.Use(iplist.Unless(office, ratelimit.New(ratelimit.WithRefillRate(ratelimit.PerHour(1)))))
 	router.GET("/", func(c *gin.Context) { c.Status(http.StatusOK) })
@@ -35,7 +35,7 @@ func Example() {
 	// 198.51.100.9 403
 }
 
-// Every mistake is told at once.
+// All mistakes are reported at once.
 func ExampleNew() {
 	_, err := iplist.New("10.0.0.0/8", "192.0.2.7/24", "fe80::1%eth0")
 	fmt.Println(err)
@@ -44,7 +44,7 @@ func ExampleNew() {
 	// iplist: entry 3: "fe80::1%eth0": addresses are looked up without their zone: write "fe80::1"
 }
 
-// A list from a file, read again on demand. Where the new file has mistakes, the old list stays.
+// A list from a file, read again on demand. If the new file has mistakes, the old list stays in force.
 func ExampleList_ReplaceFrom() {
 	blocked := new(iplist.List)
 	reload := func() error {
@@ -73,7 +73,7 @@ func ExampleRead() {
 	// Output: 2 <nil>
 }
 
-// An answer of one's own is a handler that aborts.
+// A response of your own is a handler that aborts.
 func ExampleWhen() {
 	embargo := iplist.MustNew("198.51.100.0/24")
 
@@ -88,7 +88,7 @@ func ExampleWhen() {
 	// Output: 451 200
 }
 
-// Behind a load balancer that must be talked to by nobody else, the peer is judged, and no header.
+// Only a load balancer may connect to this server: the peer's address is looked up, and no header.
 func ExampleRemoteAddr() {
 	balancers := iplist.MustNew("10.1.2.0/24")
 

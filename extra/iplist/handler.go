@@ -22,14 +22,14 @@ func Allow(list *List) gin.HandlerFunc {
 	return Unless(list, Forbid)
 }
 
-// When runs restrict for clients on the list, and for those whose address is unknown: an answer of your own that
-// aborts, a stricter limiter, which ratelimit.Check sees. It panics on a nil list or handler.
+// When runs restrict for clients on the list, and for those whose address is unknown. restrict may be a response of your
+// own that aborts, or a stricter limiter, which ratelimit.Check finds. It panics on a nil list or handler.
 func When(list *List, restrict gin.HandlerFunc) gin.HandlerFunc {
 	checkArguments("When", list, restrict)
 	return ratelimit.When(list.restricted, restrict)
 }
 
-// Unless runs restrict for all but the clients on the list: a limiter, for example, which ratelimit.Check sees. It
+// Unless runs restrict for all but the clients on the list. restrict may be a limiter, which ratelimit.Check finds. It
 // panics on a nil list or handler.
 func Unless(list *List, restrict gin.HandlerFunc) gin.HandlerFunc {
 	checkArguments("Unless", list, restrict)

@@ -9,7 +9,10 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
-func init() { gin.SetMode(gin.TestMode) }
+func TestMain(m *testing.M) {
+	gin.SetMode(gin.TestMode)
+	m.Run()
+}
 
 // request answers a request from peer by handlers, and behind them 200.
 func request(peer, forwardedFor string, trusted []string, handlers ...gin.HandlerFunc) *httptest.ResponseRecorder {
@@ -81,7 +84,7 @@ func TestReplaceTakesEffectOnHandlers(t *testing.T) {
 	}
 }
 
-// The client cannot choose its address, unless Gin was told, or left in the belief, that it is a proxy.
+// A client cannot choose its address, unless Gin trusts it as a proxy, as by default.
 func TestSpoofedHeaders(t *testing.T) {
 	office := MustNew("10.0.0.0/8")
 	everybody := []string{"0.0.0.0/0", "::/0"} // Gin's default
@@ -91,17 +94,17 @@ func TestSpoofedHeaders(t *testing.T) {
 		trusted                  []string
 		want                     int
 	}{
-		{"no proxies", "198.51.100.1:1", "10.0.0.1", nil, 403},
-		{"another proxy", "198.51.100.1:1", "10.0.0.1", proxy, 403},
-		{"through the proxy", "192.0.2.1:1", "198.51.100.1", proxy, 403},
-		{"through the proxy, spoofed before", "192.0.2.1:1", "10.0.0.1, 198.51.100.1", proxy, 403},
-		{"through the proxy, from the office", "192.0.2.1:1", "198.51.100.1, 10.0.0.1", proxy, 200},
-		{"through the proxy, mapped", "192.0.2.1:1", "::ffff:10.0.0.1", proxy, 200},
-		{"no address", "192.0.2.1:1", "10.0.0.1.example.com", proxy, 403},
-		{"no address, through a proxy that is listed", "10.9.9.9:1", "unknown", []string{"10.9.9.9"}, 403},
-		{"with a port, through a proxy that is listed", "10.9.9.9:1", "203.0.113.7:51234", []string{"10.9.9.9"}, 403},
-		{"with a port, from the office", "192.0.2.1:1", "10.0.0.1:51234", proxy, 200},
-		{"everybody is trusted: documented", "198.51.100.1:1", "10.0.0.1", everybody, 200},
+		{name: "no proxies", peer: "198.51.100.1:1", forwardedFor: "10.0.0.1", want: 403},
+		{name: "another proxy", peer: "198.51.100.1:1", forwardedFor: "10.0.0.1", trusted: proxy, want: 403},
+		{name: "through the proxy", peer: "192.0.2.1:1", forwardedFor: "198.51.100.1", trusted: proxy, want: 403},
+		{name: "through the proxy, spoofed before", peer: "192.0.2.1:1", forwardedFor: "10.0.0.1, 198.51.100.1", trusted: proxy, want: 403},
+		{name: "through the proxy, from the office", peer: "192.0.2.1:1", forwardedFor: "198.51.100.1, 10.0.0.1", trusted: proxy, want: 200},
+		{name: "through the proxy, mapped", peer: "192.0.2.1:1", forwardedFor: "::ffff:10.0.0.1", trusted: proxy, want: 200},
+		{name: "no address", peer: "192.0.2.1:1", forwardedFor: "10.0.0.1.example.com", trusted: proxy, want: 403},
+		{name: "no address, through a proxy that is listed", peer: "10.9.9.9:1", forwardedFor: "unknown", trusted: []string{"10.9.9.9"}, want: 403},
+		{name: "with a port, through a proxy that is listed", peer: "10.9.9.9:1", forwardedFor: "203.0.113.7:51234", trusted: []string{"10.9.9.9"}, want: 403},
+		{name: "with a port, from the office", peer: "192.0.2.1:1", forwardedFor: "10.0.0.1:51234", trusted: proxy, want: 200},
+		{name: "everybody is trusted: documented", peer: "198.51.100.1:1", forwardedFor: "10.0.0.1", trusted: everybody, want: 200},
 	} {
 		if got := request(test.peer, test.forwardedFor, test.trusted, Allow(office)).Code; got != test.want {
 			t.Errorf("%s: %d, want %d", test.name, got, test.want)
@@ -121,17 +124,17 @@ func TestSpoofedHeaders(t *testing.T) {
 	}
 }
 
-// An address that cannot be read is nobody's: restrictions hold for it, exemptions do not.
+// If the address cannot be read, restrictions apply to the client, and exemptions do not.
 func TestUnreadableForwardedAddress(t *testing.T) {
 	list := MustNew("10.0.0.0/8", "203.0.113.0/24")
 	proxy := []string{"10.1.2.3"}
 	for forwarded, want := range map[string]struct{ allow, deny, when, unless int }{
-		"203.0.113.7:51234":    {200, 403, 418, 200},
-		"198.51.100.1:51234":   {403, 200, 200, 418},
-		"[2001:db8::1]:443":    {403, 200, 200, 418},
-		"unknown":              {403, 403, 418, 418},
-		"[v6]:443":             {403, 403, 418, 418},
-		"203.0.113.7, _hidden": {403, 403, 418, 418},
+		"203.0.113.7:51234":    {allow: 200, deny: 403, when: 418, unless: 200},
+		"198.51.100.1:51234":   {allow: 403, deny: 200, when: 200, unless: 418},
+		"[2001:db8::1]:443":    {allow: 403, deny: 200, when: 200, unless: 418},
+		"unknown":              {allow: 403, deny: 403, when: 418, unless: 418},
+		"[v6]:443":             {allow: 403, deny: 403, when: 418, unless: 418},
+		"203.0.113.7, _hidden": {allow: 403, deny: 403, when: 418, unless: 418},
 	} {
 		for name, c := range map[string]struct {
 			handler gin.HandlerFunc

@@ -168,7 +168,7 @@ func TestReplaceIsAllOrNothing(t *testing.T) {
 	}
 }
 
-// Two lists with one address in common take turns: that address is never missing, no part of a list is ever
+// Two lists with one address in common replace each other in turns: that address is never missing, no part of a list is ever
 // seen, and in the end one of them is in force.
 func TestReplaceWhileRequestsLook(t *testing.T) {
 	both, even, odd := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3")
@@ -218,7 +218,7 @@ func TestContainsAgreesWithALoop(t *testing.T) {
 		list := MustNew(texts(prefixes)...)
 		for range 400 {
 			addr := someAddr(random)
-			if random.IntN(2) == 0 { // near a prefix: its last address, or the one behind
+			if random.IntN(2) == 0 { // near a prefix: its last address, or the next one
 				addr = lastOf(prefixes[random.IntN(len(prefixes))])
 				if random.IntN(2) == 0 {
 					addr = addr.Next()

@@ -9,11 +9,11 @@ import (
 	"github.com/gin-ratelimit/ratelimit"
 )
 
-// Check finds routes of the document whose limits never hold: those that match none of the engine's routes, and those on
-// which no limiter of [Config.Option] is registered, for example because it was registered after them. Such a limiter is
-// told by its own limits. Call Check when all routes are registered. The error joins a [*Mistake] for each.
+// Check finds routes of the document whose limits never apply: those that match none of the engine's routes, and those on
+// which no limiter of [Config.Option] is registered, for example because it was registered after them. It recognizes such
+// a limiter by its own limits. Call Check when all routes are registered. The error joins a [*Mistake] for each.
 //
-// [Config.Replace] does not know the engine. Where a reload must not bring such routes in, check it beforehand:
+// [Config.Replace] does not know the engine. If a reload must not add such routes, check the document beforehand:
 //
 //	next, err := limitconfig.Load(document, options...)
 //	if err == nil {
@@ -49,8 +49,8 @@ func (c *Config) Check(engine *gin.Engine) error {
 	return ms.err()
 }
 
-// limited returns a function that reports whether a limiter of this document is registered on a route: all of them, if
-// nobody has asked for such a limiter.
+// limited returns a function that reports whether a limiter of this document is registered on a route. If Option was never
+// called, there is nothing to check, and it reports true for all.
 func (c *Config) limited(engine *gin.Engine) func(route) bool {
 	static := c.static.Load()
 	if static == nil {

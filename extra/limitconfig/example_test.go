@@ -15,7 +15,7 @@ import (
 	"github.com/gin-ratelimit/ratelimit/extra/limitconfig"
 )
 
-// planOf would ask who has signed in.
+// planOf would look up the signed-in user.
 func planOf(c *gin.Context) string { return c.GetHeader("X-Plan") }
 
 func Example() {
@@ -31,7 +31,7 @@ plans:
 	}
 
 	router := gin.New()
-	router.SetTrustedProxies(nil) // No proxy is in front, so no header says who the client is.
+	router.SetTrustedProxies(nil) // No proxy is in front, so no header is trusted for the client's address.
 	router.Use(ratelimit.New(limits.Option(), ratelimit.WithName("api")))
 	for _, path := range []string{"/", "/report"} {
 		router.GET(path, func(c *gin.Context) { c.Status(http.StatusOK) })
@@ -49,7 +49,7 @@ plans:
 	// / as a pro 200
 }
 
-// Every mistake is told at once, with its line.
+// All mistakes are reported at once, with their lines.
 func ExampleLoad() {
 	_, err := limitconfig.Load([]byte(`
 default: 100
@@ -85,7 +85,7 @@ routes:
 	// limitconfig: line 5: routes["POST /users/:id"]: matches no route: /users/:id is registered for GET
 }
 
-// A document that is read again at SIGHUP. Where it has mistakes, the one before stays in force.
+// A document that is read again at SIGHUP. If it has mistakes, the one before stays in force.
 func ExampleConfig_Replace() {
 	const path = "limits.yaml"
 	document, err := os.ReadFile(path)
@@ -115,7 +115,7 @@ func ExampleConfig_Replace() {
 	router.Use(ratelimit.New(limits.Option()))
 }
 
-// Limits by account: the keys of the document are the accounts' names as the KeyFunc gives them.
+// Limits by account: the keys of the document are the accounts' names as the KeyFunc returns them.
 func ExampleWithKeyFunc() {
 	byAccount := func(c *gin.Context) string {
 		if name := c.GetString("account"); name != "" {

@@ -1,20 +1,20 @@
-// Package limitconfig takes the limits of a rate limiter from a YAML or JSON document: in general, by route,
+// Package limitconfig reads the limits of a rate limiter from a YAML or JSON document: in general, by route,
 // by plan, by key. The document can be replaced while requests come in, and buckets stay as they are.
 //
-//	default: 100/m burst 200               # where nothing below says otherwise
+//	default: 100/m burst 200               # where nothing below applies
 //
 //	routes:                                # these have buckets of their own
 //	  POST /login: 5/m
-//	  /search: [10/s, 1000/h]              # every method; both limits must have room
+//	  /search: [10/s, 1000/h]              # every method; both limits must have tokens
 //
-//	plans:                                 # what WithPlan's function says
+//	plans:                                 # what WithPlan's function returns
 //	  pro: 1000/m
 //	  enterprise:
 //	    default: [50/s burst 500, 100000/h]
 //	    routes:
 //	      /search: 100/s
 //
-//	keys:                                  # what the KeyFunc says
+//	keys:                                  # what the KeyFunc returns
 //	  192.0.2.7: 1000/s
 //	  2001:db8::/64: {default: 1/s, routes: {POST /login: 1/h}}
 //
@@ -27,7 +27,7 @@
 // # The document
 //
 // A limit is text as ratelimit.Limit reads it: "10/s", "100/m burst 200", "1/86.4s". Limits are one or a list of
-// them, and a request must find room in all.
+// them, and a request must find enough tokens in all.
 //
 //	default  limits               required
 //	routes   route: limits        "POST /login", or "/login" for every method
@@ -38,30 +38,29 @@
 // [Config.Check]. A key is what the KeyFunc returns, to the letter: ratelimit.ByClientIP returns IPv6
 // addresses as their /64. "" is requests without a key. For networks see the module extra/iplist.
 //
-// Everything that is not as above is a mistake: unknown fields, names that stand twice, what is no limit,
-// tags and merge keys. Anchors and aliases are understood. Mistakes are reported all at once, each with its
-// line, its field and what to write instead (see [Mistake]); of more than 100, the first 100. Where the syntax
-// itself is broken nothing behind can be read, and that is the only mistake. JSON is read as the YAML that it
-// is; of its escapes, pairs like "\ud83d\ude00" are not understood.
+// Everything else is a mistake: unknown fields, repeated names, text that is not a limit, tags and merge keys. Anchors and
+// aliases are allowed. Mistakes are reported all at once, each with its line, its field and what to write instead (see
+// [Mistake]); of more than 100, the first 100. If the syntax itself is broken, nothing behind the mistake can be read, so
+// it is the only one. JSON is read as YAML, which it is; of its escapes, pairs like "\ud83d\ude00" are not supported.
 //
-// # Which limits hold
+// # Which limits apply
 //
-// The route comes first: the limits that the key's routes give it, or else the plan's, or else everybody's. Where
-// none of them names it, the default is the key's, or else the plan's, or else the document's. Within one list of
-// routes "POST /login" goes before "/login". So a strict limit on /login holds for every plan and key that does
+// The route comes first: the limits that the key's routes give it, or else the plan's routes, or else the document's. If
+// none of them names the route, the default applies: the key's, or else the plan's, or else the document's. Within one
+// list of routes "POST /login" goes before "/login". So a strict limit on /login applies to every plan and key that does
 // not name /login itself.
 //
 // # Which buckets
 //
-// A client has one set of buckets for each route that the document names anywhere, and one more for all
-// other routes together. Where both "GET /x" and "/x" are named, GET has the one and all other methods the
-// other. So five requests a minute to /login are five, whatever else the client does.
+// A client has one set of buckets for each route that the document names anywhere, and one more for all other routes
+// together. If both "GET /x" and "/x" are named, GET has the first and all other methods the second. So five requests a
+// minute to /login are five, whatever else the client does.
 //
-// Buckets outlive a change of limits, be it of the document or of the client's plan, and are matched by position:
-// what was spent of the first bucket is spent of the new first limit. Where the new list is longer, its last limits
-// begin full; where it is shorter, the last buckets refill until they are asked again. So keep limits of one kind
-// in one position, as in [per second, per hour] for every plan; otherwise what was spent by the hour is missing by
-// the second. A route that is named for the first time begins full.
+// Buckets outlive a change of limits, whether of the document or of the client's plan, and are matched by position: what
+// was spent of the first bucket is spent of the new first limit. If the new list is longer, its last limits begin full; if
+// it is shorter, the last buckets refill until they are used again. So keep limits of one kind in one position, as in
+// [per second, per hour] for every plan; otherwise tokens that were spent of the hour's limit are missing from the
+// second's. A route that is named for the first time begins full.
 package limitconfig
 
 import (
@@ -79,7 +78,7 @@ import (
 
 // Config is the limits of a document. It is safe for concurrent use.
 type Config struct {
-	rules     atomic.Pointer[rules]             // never written to once they are here
+	rules     atomic.Pointer[rules]             // never changed after they are stored
 	static    atomic.Pointer[[]ratelimit.Limit] // of limiters that Option made; nil before
 	key       ratelimit.KeyFunc
 	customKey bool
@@ -90,8 +89,8 @@ type Config struct {
 // Option configures [Load].
 type Option func(*Config) error
 
-// WithKeyFunc sets what a request is counted against, and looked up by under keys. It is called twice for each
-// request where the document has keys, and else once. Default: ratelimit.ByClientIP.
+// WithKeyFunc sets what a request is counted against, and what it is looked up by under keys. It is called once for each
+// request, or twice if the document has keys. Default: ratelimit.ByClientIP.
 func WithKeyFunc(key ratelimit.KeyFunc) Option {
 	return func(c *Config) error {
 		if key == nil {
@@ -102,14 +101,14 @@ func WithKeyFunc(key ratelimit.KeyFunc) Option {
 	}
 }
 
-// WithPlan sets the function that tells a request's plan, or "" where it has none. A plan that the document
-// does not name has no limits of its own. Where names are given, they are all the plans there are, and any
-// other in the document is a mistake. It must be safe for concurrent use, and is called at most once for each
-// request. Default: there are no plans, and a document that has some is a mistake.
+// WithPlan sets the function that returns a request's plan, or "" if it has none. A plan that the document does not name
+// has no limits of its own. If names are given, they are all the plans there are, and any other in the document is a
+// mistake. The function must be safe for concurrent use, and is called at most once for each request. Default: there are
+// no plans, and plans in a document are a mistake.
 func WithPlan(plan func(*gin.Context) string, names ...string) Option {
 	return func(c *Config) error {
 		if plan == nil {
-			return errors.New("limitconfig: WithPlan(nil): needs a function that tells a request's plan")
+			return errors.New("limitconfig: WithPlan(nil): needs a function that returns a request's plan")
 		}
 		c.plan, c.planNames = plan, names
 		return nil
@@ -136,8 +135,8 @@ func Load(document []byte, opts ...Option) (*Config, error) {
 	return c, nil
 }
 
-// Replace puts a document in the place of the one before, for all requests that come from then on. The error
-// is that of [Load], and leaves the document before in force.
+// Replace replaces the document, for all requests that come from then on. The error is that of [Load], and leaves the
+// document before in force.
 func (c *Config) Replace(document []byte) error {
 	rules, err := c.parse(document)
 	if err != nil {
@@ -147,10 +146,10 @@ func (c *Config) Replace(document []byte) error {
 	return nil
 }
 
-// Option puts the limits into a limiter. It stands for WithKeyFunc([Config.Key]), WithLimitFunc([Config.Limits])
-// and, since a limiter has limits of its own too, WithLimit with the present default. Limiter.Take and Limiter.Limits go by
-// those, also once the document is replaced; to see what holds for a client now, use Limiter.Usage in a handler, or
-// Limiter.Peek, which goes by what the store holds. Give none of these options beside it.
+// Option puts the limits into a limiter. It is the same as WithKeyFunc([Config.Key]), WithLimitFunc([Config.Limits]) and,
+// because a limiter has limits of its own too, WithLimit with the present default. Limiter.Take and Limiter.Limits go by
+// the latter, even after the document is replaced. To see which limits apply to a client now, use Limiter.Usage in a
+// handler, or Limiter.Peek, which goes by what the store holds. Do not use any of these options beside it.
 func (c *Config) Option() ratelimit.Option {
 	static := slices.Clone(c.rules.Load().everybody.limits)
 	c.static.CompareAndSwap(nil, &static)
@@ -161,8 +160,8 @@ func (c *Config) Option() ratelimit.Option {
 	)
 }
 
-// Limits is the limits that hold for a request, at least one. It is for ratelimit.WithLimitFunc, beside
-// [Config.Key]; [Config.Option] sets both. The slice is shared: do not change it.
+// Limits is the limits that apply to a request, at least one. It is for ratelimit.WithLimitFunc, beside [Config.Key];
+// [Config.Option] sets both. The slice is shared: do not change it.
 func (c *Config) Limits(gc *gin.Context) []ratelimit.Limit {
 	rules := c.rules.Load()
 	var key, plan *section
@@ -175,23 +174,22 @@ func (c *Config) Limits(gc *gin.Context) []ratelimit.Limit {
 	return rules.limits(key, plan, routeOf(gc))
 }
 
-// Key is whose buckets a request is counted against: [RouteKey] of the KeyFunc's key, and of the route where the
+// Key is the key of the buckets that a request is counted against: [RouteKey] of the KeyFunc's key, and of the route if the
 // document names it. It is a ratelimit.KeyFunc.
 //
-// A request that comes while the document is replaced may be counted by the new limits in the bucket of the
-// old, which it would have been a moment earlier or later.
+// A request that comes while the document is replaced may be counted by the limits of one document in the buckets of the
+// other.
 func (c *Config) Key(gc *gin.Context) string {
 	return RouteKey(c.rules.Load().bucket(routeOf(gc)), c.key(gc))
 }
 
-// RouteKey is the key of the buckets that a client has on a route which the document names, for Limiter.Reset:
+// RouteKey is the key of a client's buckets on a route that the document names, for Limiter.Reset:
 //
 //	limiter.Reset(ctx, limitconfig.RouteKey("POST /login", "192.0.2.7"))
 //
-// Without a route it is that of the buckets for all other routes, which is the client's key, unless that begins
-// with '@'.
+// Without a route it is the key of the buckets for all other routes. That is the client's key, unless it begins with '@'.
 func RouteKey(route, key string) string {
-	// No two pairs make the same: what begins with the mark tells the route's length.
+	// No two pairs make the same key: after the mark comes the route's length.
 	const mark = "@"
 	if route == "" && !strings.HasPrefix(key, mark) {
 		return key

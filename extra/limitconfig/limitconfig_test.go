@@ -19,7 +19,10 @@ import (
 	"github.com/gin-ratelimit/ratelimit"
 )
 
-func init() { gin.SetMode(gin.TestMode) }
+func TestMain(m *testing.M) {
+	gin.SetMode(gin.TestMode)
+	m.Run()
+}
 
 func byHeaders(c *gin.Context) string { return c.GetHeader("Key") }
 
@@ -82,23 +85,23 @@ func TestTheManual(t *testing.T) {
 	c := mustLoad(t, manual(t), WithPlan(planOf, "pro", "enterprise"))
 	c.key = byHeaders
 	for _, test := range []struct{ method, pattern, key, plan, limits, bucket string }{
-		{"GET", "/", "a", "", "100/m burst 200", "a"},
-		{"GET", "", "a", "", "100/m burst 200", "a"}, // no route
-		{"GET", "/", "a", "unheard of", "100/m burst 200", "a"},
-		{"GET", "/", "a", "pro", "1000/m", "a"},
-		{"POST", "/login", "a", "", "5/m", "@11:POST /logina"},
-		{"POST", "/login", "a", "pro", "5/m", "@11:POST /logina"}, // a strict route is strict for all plans
-		{"GET", "/login", "a", "pro", "1000/m", "a"},
-		{"PUT", "/search", "a", "pro", "10/s, 1000/h", "@7:/searcha"},
-		{"PUT", "/search", "a", "enterprise", "100/s", "@7:/searcha"},
-		{"PUT", "/", "a", "enterprise", "50/s burst 500, 100000/h", "a"},
-		{"GET", "/", "192.0.2.7", "pro", "1000/s", "192.0.2.7"},
-		{"POST", "/login", "192.0.2.7", "pro", "5/m", "@11:POST /login192.0.2.7"},
-		{"GET", "/", "2001:db8::/64", "enterprise", "1/s", "2001:db8::/64"},
-		{"POST", "/login", "2001:db8::/64", "enterprise", "1/h", "@11:POST /login2001:db8::/64"},
-		{"GET", "/search", "2001:db8::/64", "enterprise", "100/s", "@7:/search2001:db8::/64"},
-		{"POST", "/login", "", "", "5/m", "@11:POST /login"},
-		{"GET", "/", "@1", "", "100/m burst 200", "@0:@1"},
+		{method: "GET", pattern: "/", key: "a", limits: "100/m burst 200", bucket: "a"},
+		{method: "GET", key: "a", limits: "100/m burst 200", bucket: "a"}, // no route
+		{method: "GET", pattern: "/", key: "a", plan: "unheard of", limits: "100/m burst 200", bucket: "a"},
+		{method: "GET", pattern: "/", key: "a", plan: "pro", limits: "1000/m", bucket: "a"},
+		{method: "POST", pattern: "/login", key: "a", limits: "5/m", bucket: "@11:POST /logina"},
+		{method: "POST", pattern: "/login", key: "a", plan: "pro", limits: "5/m", bucket: "@11:POST /logina"}, // a strict limit on a route applies to all plans
+		{method: "GET", pattern: "/login", key: "a", plan: "pro", limits: "1000/m", bucket: "a"},
+		{method: "PUT", pattern: "/search", key: "a", plan: "pro", limits: "10/s, 1000/h", bucket: "@7:/searcha"},
+		{method: "PUT", pattern: "/search", key: "a", plan: "enterprise", limits: "100/s", bucket: "@7:/searcha"},
+		{method: "PUT", pattern: "/", key: "a", plan: "enterprise", limits: "50/s burst 500, 100000/h", bucket: "a"},
+		{method: "GET", pattern: "/", key: "192.0.2.7", plan: "pro", limits: "1000/s", bucket: "192.0.2.7"},
+		{method: "POST", pattern: "/login", key: "192.0.2.7", plan: "pro", limits: "5/m", bucket: "@11:POST /login192.0.2.7"},
+		{method: "GET", pattern: "/", key: "2001:db8::/64", plan: "enterprise", limits: "1/s", bucket: "2001:db8::/64"},
+		{method: "POST", pattern: "/login", key: "2001:db8::/64", plan: "enterprise", limits: "1/h", bucket: "@11:POST /login2001:db8::/64"},
+		{method: "GET", pattern: "/search", key: "2001:db8::/64", plan: "enterprise", limits: "100/s", bucket: "@7:/search2001:db8::/64"},
+		{method: "POST", pattern: "/login", limits: "5/m", bucket: "@11:POST /login"},
+		{method: "GET", pattern: "/", key: "@1", limits: "100/m burst 200", bucket: "@0:@1"},
 	} {
 		ran := false
 		inside(test.method, test.pattern, test.key, test.plan, func(gc *gin.Context) {
@@ -116,7 +119,7 @@ func TestTheManual(t *testing.T) {
 	}
 }
 
-// Every combination of places where limits may stand, against the order that the manual gives.
+// Every combination of places that may have limits, compared with the order in the manual.
 func TestTheMostParticularLimitsHold(t *testing.T) {
 	order := []string{
 		`keys.k.routes.GET /x`, `keys.k.routes./x`,
@@ -155,7 +158,7 @@ func put(m map[string]any, path []string, value string) {
 func TestBucketIsTheMostParticularRouteThatIsNamedAnywhere(t *testing.T) {
 	c := mustLoad(t, `{default: 9/s, routes: {/x: 1/s}, plans: {p: {routes: {GET /x: 2/s}}}}`, WithPlan(planOf), WithKeyFunc(byHeaders))
 	for method, want := range map[string]string{"GET": "@6:GET /xk", "POST": "@2:/xk"} {
-		for _, plan := range []string{"", "p"} { // A plan does not choose the bucket, or it could be had full by changing it.
+		for _, plan := range []string{"", "p"} { // The bucket does not depend on the plan, or a client could change its plan to get a full one.
 			inside(method, "/x", "k", plan, func(gc *gin.Context) {
 				if got := c.Key(gc); got != want {
 					t.Errorf("%s with plan %q: %s", method, plan, got)
@@ -179,7 +182,7 @@ func TestRouteKeysDiffer(t *testing.T) {
 	}
 }
 
-// A site is an engine with a limiter of the document in front of three routes.
+// site is an engine with a limiter of the document in front of three routes.
 type site struct {
 	config  *Config
 	engine  *gin.Engine
@@ -200,7 +203,7 @@ func newSite(t *testing.T, document string) site {
 	return site{c, engine, limiter}
 }
 
-// admitted is how many of n requests in a row are.
+// admitted returns how many of n requests in a row are admitted.
 func (s site) admitted(path, plan string, n int) (admitted int) {
 	for range n {
 		r := httptest.NewRequest(http.MethodGet, path, nil)
@@ -252,7 +255,7 @@ func TestBucketsOutliveTheDocument(t *testing.T) {
 		}
 		expect(t, "5/h, all spent", s.admitted("/a", "", 5), 0)
 		expect(t, "a new route begins full", s.admitted("/b", "", 5), 4)
-		time.Sleep(time.Hour) // a bubble's
+		time.Sleep(time.Hour) // In a bubble, so it takes no time.
 		expect(t, "the second limit", s.admitted("/a", "", 5), 2)
 	})
 }
@@ -283,7 +286,7 @@ func TestOptionHasTheDefaultAsStaticLimits(t *testing.T) {
 	})
 }
 
-// Replaced under load, each request sees one document, and broken ones are never in force.
+// When documents are replaced under load, each request sees one of them, and broken ones are never in force.
 func TestReplaceWhileRequestsCome(t *testing.T) {
 	documents := []string{
 		"{default: 1/s, routes: {/x: 1/s}, plans: {p: 1/s}}",
@@ -330,7 +333,7 @@ func TestOptions(t *testing.T) {
 	for _, want := range []string{
 		"limitconfig: option 0 is nil",
 		"limitconfig: WithKeyFunc(nil): needs a KeyFunc, for example ratelimit.ByClientIP",
-		"limitconfig: WithPlan(nil): needs a function that tells a request's plan",
+		"limitconfig: WithPlan(nil): needs a function that returns a request's plan",
 	} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v lacks %s", err, want)
@@ -456,7 +459,7 @@ func TestCheckFindsRoutesWithoutTheLimiter(t *testing.T) {
 	}
 }
 
-// A token is a secret, and compared by its digest: as a key of the document it would never match.
+// A token is a secret, and requests are compared by its digest, so as a key of the document it would never match.
 func TestKeysThatNoRequestHas(t *testing.T) {
 	for name, key := range map[string]ratelimit.KeyFunc{
 		"by token":               ratelimit.ByBearerToken,
@@ -475,7 +478,7 @@ func TestKeysThatNoRequestHas(t *testing.T) {
 	}
 }
 
-// What aliases name is read once, however often they name it.
+// A value that aliases name is read once, however often they name it.
 func TestAliasesShare(t *testing.T) {
 	var document strings.Builder
 	document.WriteString("default: 1/s\nplans:\n  p0: &p\n    routes: &r\n")

@@ -10,7 +10,7 @@ import (
 // Mistake is one mistake in a document, in the errors of [Load], [Config.Replace] and [Config.Check]. Those
 // join many; their Unwrap() []error returns each.
 type Mistake struct {
-	Line    int    // from 1; 0 where the parser does not tell
+	Line    int    // from 1; 0 if the parser does not report it
 	Field   string // for example plans["pro"].routes["GET /x"][1]; "" for the document
 	Problem string // what is wrong, and what to write instead
 }
@@ -29,32 +29,32 @@ func (m *Mistake) Error() string {
 	return text + m.Problem
 }
 
-// mistakes collects all there are.
+// mistakes collects the mistakes of a document.
 type mistakes []*Mistake
 
 func (ms *mistakes) add(line int, field, format string, args ...any) {
 	*ms = append(*ms, &Mistake{Line: line, Field: field, Problem: fmt.Sprintf(format, args...)})
 }
 
-// err joins the mistakes in the order of the document, bounded: the wrong file may be a long one.
+// err joins the mistakes in the order of the document. It is bounded, because a wrong file may be a long one.
 func (ms mistakes) err() error {
-	const most = 100
+	const maxMistakes = 100
 	slices.SortStableFunc(ms, func(a, b *Mistake) int { return cmp.Compare(a.Line, b.Line) })
 	var errs []error
-	for _, m := range ms[:min(most, len(ms))] {
+	for _, m := range ms[:min(maxMistakes, len(ms))] {
 		errs = append(errs, m)
 	}
-	if further := len(ms) - most; further > 0 {
+	if further := len(ms) - maxMistakes; further > 0 {
 		errs = append(errs, fmt.Errorf("limitconfig: and %d more", further))
 	}
 	return errors.Join(errs...)
 }
 
-// clip keeps what is quoted short: a document may hold anything.
+// clip shortens text that a mistake quotes, because a document may hold anything.
 func clip(text string) string {
-	const most = 64
-	if len(text) <= most {
+	const maxLength = 64
+	if len(text) <= maxLength {
 		return text
 	}
-	return text[:most] + "…"
+	return text[:maxLength] + "…"
 }

@@ -16,11 +16,9 @@ import (
 	"github.com/gin-ratelimit/ratelimit"
 )
 
-// Nodes, and not structs, are what the document is read into: only they know their lines, and only so every
-// mistake is found, and not the first alone.
-
-// parser makes rules of a document, and goes on after each mistake. What an alias names is read once and shared, or a small
-// document would unfold to a huge one.
+// parser makes rules from a document, and goes on after each mistake. It reads nodes, not structs, because nodes know
+// their lines, and because decoding into structs would report the first mistake only. What an alias names is read once and
+// shared, or a small document could unfold to a huge one.
 type parser struct {
 	config   *Config
 	rules    *rules
@@ -31,7 +29,7 @@ type parser struct {
 	limitsOf  map[*yaml.Node][]ratelimit.Limit
 }
 
-// once returns what was made of a node, or makes it.
+// once returns what was made from a node before, or makes it.
 func once[T any](known map[*yaml.Node]T, node *yaml.Node, build func() T) T {
 	made, ok := known[node]
 	if !ok {
@@ -110,7 +108,7 @@ func (p *parser) document(root *yaml.Node) {
 	}
 }
 
-// sections reads plans or keys; check says what is wrong with a name.
+// sections reads plans or keys; check returns what is wrong with a name.
 func (p *parser) sections(node *yaml.Node, field string, check func(name string) string) map[string]*section {
 	sections := make(map[string]*section)
 	p.mapping(node, field, func(name string, at *yaml.Node, value *yaml.Node) {
@@ -219,7 +217,7 @@ func (p *parser) limit(node *yaml.Node, field string) (limit ratelimit.Limit, ok
 	return limit, true
 }
 
-// mapping visits the members of a mapping, each name once. What is empty in YAML has none.
+// mapping visits the members of a mapping, each name once. An empty value has none.
 func (p *parser) mapping(node *yaml.Node, field string, visit func(name string, at, value *yaml.Node)) {
 	node = resolve(node)
 	p.untagged(node, field)
@@ -239,9 +237,9 @@ func (p *parser) mapping(node *yaml.Node, field string, visit func(name string, 
 		case name.Kind != yaml.ScalarNode:
 			p.mistakes.add(at.Line, field, "a name is %s: want text", kind(name))
 		case name.Tag == "!!merge":
-			p.mistakes.add(at.Line, field, `"<<" merges nothing here: write the fields out, or give a whole value by its alias`)
+			p.mistakes.add(at.Line, field, `"<<" is not supported: write the fields out, or give a whole value by its alias`)
 		case twice:
-			p.mistakes.add(at.Line, member(field, name.Value), "stands twice, first in line %d: remove one", first)
+			p.mistakes.add(at.Line, member(field, name.Value), "is given twice, first in line %d: remove one", first)
 		default:
 			lines[name.Value] = at.Line
 			visit(name.Value, at, value)
@@ -251,7 +249,7 @@ func (p *parser) mapping(node *yaml.Node, field string, visit func(name string, 
 
 func (p *parser) untagged(node *yaml.Node, field string) {
 	if node.Style&yaml.TaggedStyle != 0 {
-		p.mistakes.add(node.Line, field, "the tag %s means nothing here: remove it", clip(node.Tag))
+		p.mistakes.add(node.Line, field, "the tag %s is not supported: remove it", clip(node.Tag))
 	}
 }
 
@@ -285,17 +283,17 @@ func parseRoute(text string) (r route, problem string) {
 func (c *Config) checkPlan(name string) string {
 	switch {
 	case c.plan == nil:
-		return "no function tells a request's plan: load with WithPlan"
+		return "no function returns a request's plan: load with WithPlan"
 	case name == "":
-		return `"" is requests without a plan: theirs are the default and routes of the document`
+		return `"" is requests without a plan: they have the default and routes of the document`
 	case !c.knowsPlan(name):
 		return fmt.Sprintf("there is no such plan: WithPlan names %q", c.planNames)
 	}
 	return ""
 }
 
-// checkKey finds keys that no request can have: under ratelimit.ByClientIP what is no address, and under
-// ratelimit.ByBearerToken a token, which is compared by its digest. What another KeyFunc returns nobody knows.
+// checkKey finds keys that no request can have: under ratelimit.ByClientIP, text that is no address; under
+// ratelimit.ByBearerToken, a token, because requests are compared by its digest. What another KeyFunc returns is unknown.
 func (c *Config) checkKey(name string) string {
 	if name == "" {
 		return ""
@@ -320,14 +318,14 @@ func (c *Config) checkKey(name string) string {
 
 const isToken = "a token is no key, because requests are compared by its digest: write"
 
-// looksLike reports whether text may be a digest of the same kind.
+// looksLike reports whether text may be another digest of the same kind.
 func looksLike(text, digest string) bool {
 	return len(text) == len(digest) && !strings.ContainsFunc(text, func(c rune) bool {
 		return (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') && c != '-' && c != '_'
 	})
 }
 
-// keyOfToken is the key of a request with a bearer token, "" where the KeyFunc cannot be asked.
+// keyOfToken is the key of a request with a bearer token, "" if the KeyFunc panics on it.
 func (c *Config) keyOfToken(token string) (key string) {
 	defer func() {
 		if recover() != nil {
@@ -351,7 +349,7 @@ func isNull(node *yaml.Node) bool {
 	return node.Kind == yaml.ScalarNode && node.Tag == "!!null"
 }
 
-// kind is what a node is, in words.
+// kind describes a node in words.
 func kind(node *yaml.Node) string {
 	switch {
 	case isNull(node):
@@ -365,7 +363,7 @@ func kind(node *yaml.Node) string {
 	}
 }
 
-// member is the name of a field within another that maps names of the user's.
+// member is the name of a field in a mapping whose names the user chooses.
 func member(field, name string) string {
 	if field == "" {
 		return clip(name)

@@ -37,8 +37,8 @@ func TestMistakes(t *testing.T) {
 		"{}":                         `line 1: default: is missing: write the limits for all other requests, as in "default: 100/m"`,
 		"\nroutes: {}":               `line 2: default: is missing: write the limits for all other requests, as in "default: 100/m"`,
 		"default: 1/s\n---\na: b":    `line 2: a second document begins: put all into one`,
-		"default: 1/s\ndefault: 2":   `line 2: default: stands twice, first in line 1: remove one`,
-		"default: 1/s\n'default': 2": `line 2: default: stands twice, first in line 1: remove one`,
+		"default: 1/s\ndefault: 2":   `line 2: default: is given twice, first in line 1: remove one`,
+		"default: 1/s\n'default': 2": `line 2: default: is given twice, first in line 1: remove one`,
 		"default: 1/s\nplan: {}":     `line 2: unknown field "plan": want default, routes, plans or keys`,
 		"default: 1/s\nGET /x: 1/s":  `line 2: unknown field "GET /x": want default, routes, plans or keys`,
 		"default:":                   `line 1: default: is empty` + limit,
@@ -55,10 +55,10 @@ func TestMistakes(t *testing.T) {
 		"default:\n- 1/s\n- [2/s]":   `line 3: default[1]: is a list` + limit,
 		"default:\n- 1/s\n-\n":       `line 3: default[1]: is empty` + limit,
 		"default:\n- 1/s\n- 5\n":     `line 3: default[1]: rate "5"` + rate,
-		"default: !limit 1/s":        `line 1: default: the tag !limit means nothing here: remove it`,
-		"default: !!str 1/s":         `line 1: default: the tag !!str means nothing here: remove it`,
-		"!x default: 1/s":            `line 1: the tag !x means nothing here: remove it`,
-		"!x {default: 1/s}":          `line 1: the tag !x means nothing here: remove it`,
+		"default: !limit 1/s":        `line 1: default: the tag !limit is not supported: remove it`,
+		"default: !!str 1/s":         `line 1: default: the tag !!str is not supported: remove it`,
+		"!x default: 1/s":            `line 1: the tag !x is not supported: remove it`,
+		"!x {default: 1/s}":          `line 1: the tag !x is not supported: remove it`,
 
 		"default: 1/s\nroutes: 1/s":                  `line 2: routes: is "1/s": want a mapping of names`,
 		"default: 1/s\nroutes: [GET /x]":             `line 2: routes: is a list: want a mapping of names`,
@@ -76,16 +76,16 @@ func TestMistakes(t *testing.T) {
 		"default: 1/s\nroutes: {'GET,POST /x': 1/s}": `line 2: routes["GET,POST /x"]: one method a line: "GET /x" and so on, or "/x" for every method`,
 		"default: 1/s\nroutes: {G3T /x: 1/s}":        `line 2: routes["G3T /x"]: "G3T" is no method: want capital letters, as in "GET /users/:id"`,
 		"default: 1/s\nroutes: {[a]: 1/s}":           `line 2: routes: a name is a list: want text`,
-		"default: 1/s\nroutes:\n /x: 1/s\n /x: 2":    `line 4: routes["/x"]: stands twice, first in line 3: remove one`,
+		"default: 1/s\nroutes:\n /x: 1/s\n /x: 2":    `line 4: routes["/x"]: is given twice, first in line 3: remove one`,
 
 		"default: 1/s\nplans: {p: {}}":                  `line 2: plans["p"]: is empty: give limits, as in "100/m", or default and routes`,
 		"default: 1/s\nplans: {p: }":                    `line 2: plans["p"]: is empty` + limit,
 		"default: 1/s\nplans: {p: {limit: 1/s}}":        `line 2: plans["p"]: unknown field "limit": want default or routes`,
 		"default: 1/s\nplans: {p: {plans: {}}}":         `line 2: plans["p"]: unknown field "plans": want default or routes`,
 		"default: 1/s\nplans: {p: {routes: {/x: [1]}}}": `line 2: plans["p"].routes["/x"][0]: rate "1"` + rate,
-		"default: 1/s\nplans: {'': 1/s}":                `line 2: plans[""]: "" is requests without a plan: theirs are the default and routes of the document`,
+		"default: 1/s\nplans: {'': 1/s}":                `line 2: plans[""]: "" is requests without a plan: they have the default and routes of the document`,
 		"default: 1/s\nplans: {q: 1/s}":                 `line 2: plans["q"]: there is no such plan: WithPlan names ["p"]`,
-		"default: &d 1/s\nplans: {p: {<<: {}}}":         `line 2: plans["p"]: "<<" merges nothing here: write the fields out, or give a whole value by its alias`,
+		"default: &d 1/s\nplans: {p: {<<: {}}}":         `line 2: plans["p"]: "<<" is not supported: write the fields out, or give a whole value by its alias`,
 		"default: 1/s\nplans: &p {p: *p}":               `line 2: plans["p"]: unknown field "p": want default or routes`,
 		"default: &d [*d]":                              `line 1: default[0]: is a list` + limit,
 		"default: 1/s\nkeys: {example.com: 1/s}":        `line 2: keys["example.com"]: want a client's address, as in "192.0.2.7" or "2001:db8::/64"; for other keys load with WithKeyFunc, for networks see extra/iplist`,
@@ -107,12 +107,12 @@ func TestMistakes(t *testing.T) {
 			t.Errorf("%q:\n got %v\nwant limitconfig: %s", document, err, want)
 		}
 	}
-	if _, err := Load([]byte("default: 1/s\nplans: {p: 1/s}")); err == nil || err.Error() != `limitconfig: line 2: plans["p"]: no function tells a request's plan: load with WithPlan` {
+	if _, err := Load([]byte("default: 1/s\nplans: {p: 1/s}")); err == nil || err.Error() != `limitconfig: line 2: plans["p"]: no function returns a request's plan: load with WithPlan` {
 		t.Error(err)
 	}
 }
 
-// All at once, in the order of the document, each a Mistake.
+// All mistakes are reported at once, in the order of the document, each as a Mistake.
 func TestAllMistakesAtOnce(t *testing.T) {
 	_, err := Load([]byte(`
 defalt: 10/s
@@ -153,7 +153,7 @@ func TestErrorsAreBounded(t *testing.T) {
 	}
 }
 
-// What is no mistake.
+// Documents that have no mistake.
 func TestForms(t *testing.T) {
 	for document, want := range map[string]string{
 		"default: 10/s":                                         "10/s",
@@ -179,7 +179,7 @@ func TestForms(t *testing.T) {
 	}
 }
 
-// A document and the rules that were written into it agree, in JSON and in YAML's block style.
+// A document that is made from rules is read as the same rules, in JSON and in YAML's block style.
 func TestWhatIsWrittenIsRead(t *testing.T) {
 	random := rand.New(rand.NewPCG(5, 6))
 	for range 200 {
@@ -247,7 +247,7 @@ func someRules(random *rand.Rand) (*rules, map[string]any) {
 	r.everybody.routes, document["routes"] = routes()
 	r.plans, document["plans"] = sections()
 	r.keys, document["keys"] = sections()
-	// A section that was drawn again has left routes behind: only those that remain are named.
+	// A section may have been drawn twice. Only the routes of the later one remain named.
 	r.named = map[route]string{}
 	for _, s := range slices.Concat([]*section{&r.everybody}, valuesOf(r.plans), valuesOf(r.keys)) {
 		for route := range s.routes {
@@ -287,7 +287,7 @@ func toYAML(value any, indent string) string {
 	}
 }
 
-// FuzzLoad: a document is in force with all its limits valid, or it is refused with lines that exist.
+// FuzzLoad checks that a document is in force with all its limits valid, or is refused with lines that exist.
 func FuzzLoad(f *testing.F) {
 	for _, document := range []string{
 		"default: 1/s", "{\"default\": [\"10/s\", \"1000/h burst 5\"]}", "default: &a [1/s]\nroutes: {GET /x: *a}",
@@ -337,7 +337,7 @@ func FuzzLoad(f *testing.F) {
 	})
 }
 
-// breaks is how many line breaks a document can have: YAML knows some that others do not, and UTF-16.
+// breaks returns how many line breaks a document can have: YAML has some of its own, and may be in UTF-16.
 func breaks(document []byte) (n int) {
 	for _, b := range document {
 		if b == '\n' || b == '\r' || b == 0x85 || b == 0xa8 || b == 0xa9 || b == 0x28 || b == 0x29 {

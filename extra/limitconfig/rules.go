@@ -6,32 +6,32 @@ import (
 	"github.com/gin-ratelimit/ratelimit"
 )
 
-// rules is a document that has no mistakes.
+// rules is a document without mistakes.
 type rules struct {
 	everybody section
 	plans     map[string]*section
 	keys      map[string]*section
 	named     map[route]string // the routes that any section names, and their text
-	mentions  []mention        // where it does
+	mentions  []mention        // where the sections name them
 }
 
-// section is the limits of everybody, of a plan, or of a key. The nil section has none.
+// section is limits: the document's own, those of a plan, or those of a key. The nil section has none.
 type section struct {
-	limits []ratelimit.Limit // nil: not said
+	limits []ratelimit.Limit // nil: none given
 	routes map[route][]ratelimit.Limit
 }
 
 // route is a pattern and its method; "" is all methods.
 type route struct{ method, pattern string }
 
-// mention is a route that stands in the document.
+// mention is a place where the document names a route.
 type mention struct {
 	route route
 	line  int
 	field string
 }
 
-// routeOf is the route of a request. Where it matches none the pattern is "", which no document can name.
+// routeOf is the route of a request. If the request matches none, the pattern is "", which no document can name.
 func routeOf(c *gin.Context) route {
 	return route{c.Request.Method, c.FullPath()}
 }
@@ -46,8 +46,8 @@ func (r route) String() string {
 	return r.method + " " + r.pattern
 }
 
-// limits is what holds for a key, a plan and a route: the most particular that is said of the route, or else
-// of the rest.
+// limits returns the limits for a key, a plan and a route: those of the most specific section that names the route, or
+// else the default of the most specific section that has one.
 func (r *rules) limits(key, plan *section, route route) []ratelimit.Limit {
 	if r.bucket(route) != "" {
 		for _, s := range [...]*section{key, plan, &r.everybody} {
@@ -64,7 +64,7 @@ func (r *rules) limits(key, plan *section, route route) []ratelimit.Limit {
 	return r.everybody.limits
 }
 
-// bucket is the route that a request's buckets belong to, "" for those of all routes that are not named.
+// bucket is the route that a request's buckets belong to, "" for all routes that are not named.
 func (r *rules) bucket(route route) string {
 	if text, ok := r.named[route]; ok {
 		return text

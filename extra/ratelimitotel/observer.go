@@ -1,4 +1,4 @@
-// Package ratelimitotel shows OpenTelemetry what rate limiters do, as metrics and on the request's span.
+// Package ratelimitotel exports what rate limiters do to OpenTelemetry, as metrics and on the request's span.
 //
 //	observer, err := ratelimitotel.New()
 //	…
@@ -7,7 +7,7 @@
 //
 // The instruments are
 //
-//	gin.ratelimit.requests            counter, {request}    requests, by how they fared
+//	gin.ratelimit.requests            counter, {request}    requests, by how they were decided
 //	gin.ratelimit.store.duration      histogram, s          how long stores took
 //	gin.ratelimit.store.errors        counter, {error}      requests that stores could not decide
 //	gin.ratelimit.gone                counter, {request}    requests given up while held back: their clients left
@@ -22,20 +22,21 @@
 //	ratelimit.policy      the limiter's name
 //	ratelimit.decision    allowed, refused, shadow (let through, but would have been refused), failed (no decision)
 //	ratelimit.reason      why, in the words of ratelimit.Reason
-//	ratelimit.source      who decided, in the words of ratelimit.Source
+//	ratelimit.source      which store decided, in the words of ratelimit.Source
 //	ratelimit.store       the name given to WithMemoryStore or WithFallbackStore
 //	http.route            the route's pattern; absent outside of routes, "other" beyond a bound
 //	error.type            what went wrong, in the words of ratelimit.ErrorKind
 //
-// A span that records gets an event "ratelimit.decision" with policy, decision, reason and source, and further
-// ratelimit.cost, ratelimit.limit ("5/m"), ratelimit.remaining (whole tokens) and ratelimit.retry_after (seconds;
-// of refusals that waiting helps). Where limiters stack, each adds its own.
+// A span that records gets an event "ratelimit.decision" with policy, decision, reason and source, and in addition
+// ratelimit.cost, ratelimit.limit ("5/m"), ratelimit.remaining (whole tokens) and ratelimit.retry_after (seconds; only of
+// refusals where waiting helps). If limiters stack, each adds its own event.
 //
 // No attribute ever holds a key.
 //
-// Names differ from those of extra/ratelimitprom, so that both can be exported to one Prometheus. Its alerts and its
-// dashboard are for its own metrics: by way of OpenTelemetry requests are gin_ratelimit_requests_total, with labels
-// ratelimit_policy, http_route, ratelimit_decision, ratelimit_reason and ratelimit_source.
+// Names differ from those of extra/ratelimitprom, so that both can be exported to one Prometheus. The alerts and the
+// dashboard of extra/ratelimitprom are for its own metrics: exported through OpenTelemetry, requests are
+// gin_ratelimit_requests_total, with labels ratelimit_policy, http_route, ratelimit_decision, ratelimit_reason and
+// ratelimit_source.
 package ratelimitotel
 
 import (
@@ -77,7 +78,7 @@ type Observer struct {
 
 	mu     sync.Mutex // held to replace known
 	known  atomic.Pointer[map[fate]*measurements]
-	routes map[pair]bool // guarded by mu: those that are named
+	routes map[pair]bool // guarded by mu: the pairs with a route of their own, not "other"
 
 	registration metric.Registration
 }
@@ -144,7 +145,7 @@ func New(opts ...Option) (*Observer, error) {
 }
 
 // Close stops watching the stores of [WithMemoryStore], [WithFallbackStore] and [WithLeases]; counts stay as they are. An
-// application that sets itself up again calls it on the Observer before.
+// application that sets itself up again should call it on the earlier Observer.
 func (o *Observer) Close() error { return o.registration.Unregister() }
 
 func (o *Observer) instrument(config config) error {
@@ -166,7 +167,7 @@ func (o *Observer) instrument(config config) error {
 		metric.WithDescription("Requests that were given up while they were held back, because their clients left."))
 	o.backs, errs[9] = meter.Int64Counter("gin.ratelimit.give_back.errors", metric.WithUnit("{error}"),
 		metric.WithDescription("Times that the store could not give tokens back."))
-	// A gauge rather than an up-down counter, because two Observers on one store must not add up.
+	// A gauge rather than an up-down counter, because the values of two Observers on one store must not be added up.
 	keys, err := meter.Int64ObservableGauge("gin.ratelimit.store.keys", metric.WithUnit("{key}"),
 		metric.WithDescription("Keys that the store holds in memory."))
 	errs[5] = err
@@ -206,13 +207,13 @@ func (o *Observer) Observe(ctx context.Context, e ratelimit.Event) {
 	default:
 		o.requests.Add(ctx, 1, m.request...)
 	}
-	if e.Elapsed > 0 { // Else the store was not asked.
+	if e.Elapsed > 0 { // If it is 0, the store was not asked.
 		o.duration.Record(ctx, e.Elapsed.Seconds(), m.store...)
 	}
 	if e.Waited > 0 {
 		o.waits.Record(ctx, e.Waited.Seconds(), m.policy...)
 	}
-	if e.Waited > 0 || e.Waiting > 0 { // The last to wait leaves 0.
+	if e.Waited > 0 || e.Waiting > 0 { // When the last request has waited, it records 0.
 		o.waiting.Record(ctx, int64(e.Waiting), m.policy...)
 	}
 	if e.Err != nil && !errors.Is(e.Err, ratelimit.ErrArgument) {
@@ -223,7 +224,7 @@ func (o *Observer) Observe(ctx context.Context, e ratelimit.Event) {
 	}
 }
 
-// spanAttributes are those of an event on a span.
+// spanAttributes returns the attributes of an event on a span.
 func spanAttributes(e ratelimit.Event) []attribute.KeyValue {
 	attributes := append(make([]attribute.KeyValue, 0, 8),
 		policyKey.String(validUTF8(e.Name)),
@@ -258,14 +259,14 @@ func decisionOf(e ratelimit.Event) string {
 	}
 }
 
-// fate is all that attributes are made from.
+// fate is the part of an event that attributes are made from.
 type fate struct {
 	policy, route    string
 	decision, reason string
 	source           ratelimit.Source
 }
 
-// measurements are the attributes of one fate, in the form that instruments take without making garbage.
+// measurements are the attributes of one fate, in the form that instruments take without allocating.
 type measurements struct {
 	request, alone []metric.AddOption // alone: by the policy alone
 	store, policy  []metric.RecordOption
@@ -275,10 +276,11 @@ type measurements struct {
 type pair struct{ policy, route string }
 
 const (
-	// mostRoutes is how many pairs of policy and route are told apart. With a handful of fates each that is half of what an
-	// SDK keeps apart by default. A route is named for all its fates or for none, or its ratios would be wrong.
-	mostRoutes = 200
-	mostFates  = 20 * mostRoutes // of routes that are named, and of policies
+	// maxRoutes is how many pairs of policy and route are recorded by their route. With a handful of fates each, they are
+	// half of the series that an SDK keeps by default. A route is recorded for all its fates or for none, or its ratios
+	// would be wrong.
+	maxRoutes = 200
+	maxFates  = 20 * maxRoutes // how many fates are remembered
 )
 
 // measurements returns the attributes of an event. Beyond a bound they are made anew each time.
@@ -292,7 +294,7 @@ func (o *Observer) measurements(ctx context.Context, e ratelimit.Event) *measure
 	known := *o.known.Load()
 	named := f
 	if p := (pair{f.policy, f.route}); !o.routes[p] {
-		if len(o.routes) >= mostRoutes {
+		if len(o.routes) >= maxRoutes {
 			named.route = "other"
 		} else {
 			o.routes[p] = true
@@ -303,7 +305,7 @@ func (o *Observer) measurements(ctx context.Context, e ratelimit.Event) *measure
 	if m == nil {
 		m = named.measurements()
 	}
-	if len(known) < mostFates {
+	if len(known) < maxFates {
 		known = maps.Clone(known)
 		known[f], known[named] = m, m
 		o.known.Store(&known)
@@ -311,8 +313,8 @@ func (o *Observer) measurements(ctx context.Context, e ratelimit.Event) *measure
 	return m
 }
 
-// begin counts nothing, for a pair that is seen for the first time: a rate does not see the first step of a series that
-// begins with it.
+// begin adds 0 to the series of a pair that is seen for the first time, because a rate does not see the first increase of
+// a series that begins with it.
 func (o *Observer) begin(ctx context.Context, f fate) {
 	if f.source != ratelimit.SourceUnknown {
 		f.decision = "refused"
@@ -330,7 +332,7 @@ func errorAttributes(policy, kind string) metric.MeasurementOption {
 	return metric.WithAttributes(policyKey.String(validUTF8(policy)), errorKey.String(kind))
 }
 
-// validUTF8 returns what may be an attribute: an exporter fails for all metrics where one is not UTF-8.
+// validUTF8 returns text as an attribute's value, which must be UTF-8: if one is not, an exporter fails for all metrics.
 func validUTF8(text string) string { return strings.ToValidUTF8(text, "\uFFFD") }
 
 func (f fate) measurements() *measurements {

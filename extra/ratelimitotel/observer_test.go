@@ -27,9 +27,12 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 )
 
-func init() { gin.SetMode(gin.ReleaseMode) }
+func TestMain(m *testing.M) {
+	gin.SetMode(gin.ReleaseMode)
+	m.Run()
+}
 
-// breaker is a store whose breaker is open, or not.
+// breaker is a store with a breaker, which is open if true.
 type breaker bool
 
 func (b breaker) Degraded() bool { return bool(b) }
@@ -68,7 +71,7 @@ func linesOf(data metricdata.Aggregation) (lines []string) {
 	case metricdata.Sum[int64]:
 		for _, p := range data.DataPoints {
 			if p.Value == 0 {
-				continue // TestSeriesBeginAtZero is about them.
+				continue // TestSeriesBeginAtZero tests these.
 			}
 			add(p.Attributes, p.Value)
 		}
@@ -172,7 +175,8 @@ func TestInstruments(t *testing.T) {
 	})
 }
 
-// Two Observers on one provider share instruments, and stores do not add up; a closed one watches no more.
+// Two Observers on one provider share instruments, and the values of their stores are not added up. A closed one no longer
+// watches.
 func TestObserversOnOneProvider(t *testing.T) {
 	reader := sdkmetric.NewManualReader()
 	provider := ratelimitotel.WithMeterProvider(sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)))
@@ -229,7 +233,7 @@ func TestRoutesAreBounded(t *testing.T) {
 	}
 }
 
-// A route is named for all that becomes of its requests, or for nothing.
+// A route is recorded for all fates of its requests, or for none.
 func TestRoutesAreNamedWhole(t *testing.T) {
 	observer, read := newObserver(t)
 	for _, reason := range []ratelimit.Reason{ratelimit.ReasonAllowed, ratelimit.ReasonRefused} {
@@ -255,7 +259,7 @@ func TestRoutesAreNamedWhole(t *testing.T) {
 	}
 }
 
-// The first refusal and the first error of a policy are increases.
+// The first refusal and the first error of a policy are increases of series that began at 0.
 func TestSeriesBeginAtZero(t *testing.T) {
 	reader := sdkmetric.NewManualReader()
 	observer, err := ratelimitotel.New(ratelimitotel.WithMeterProvider(sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))))
@@ -282,7 +286,7 @@ func TestSeriesBeginAtZero(t *testing.T) {
 	}
 }
 
-// What is not UTF-8 would make an export fail as a whole.
+// Text that is not UTF-8 would make the whole export fail.
 func TestNamesAreUTF8(t *testing.T) {
 	observer, read := newObserver(t, ratelimitotel.WithMemoryStore("m\xe9", ratelimit.NewMemoryStore()))
 	e := eventOf("caf\xe9", "/caf\xe9", ratelimit.ReasonStore)
@@ -329,7 +333,7 @@ func traced(t *testing.T, requests int, opts ...ratelimit.Option) tracetest.Span
 }
 
 func TestSpanBesideOtelgin(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // Time stands still, so retry_after is exact.
+	synctest.Test(t, func(t *testing.T) { // In a bubble no time passes, so retry_after is exact.
 		spans := traced(t, 2, ratelimit.WithRefillRate(ratelimit.PerMinute(1)))
 		var got []string
 		for _, span := range spans {

@@ -13,7 +13,7 @@ import (
 	"github.com/gin-ratelimit/ratelimit/extra/ratelimitprom"
 )
 
-// dashboard is what of a Grafana dashboard its tests look at.
+// dashboard is the part of a Grafana dashboard that is tested.
 type dashboard struct {
 	Title         string
 	UID           string

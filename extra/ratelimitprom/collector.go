@@ -1,4 +1,4 @@
-// Package ratelimitprom shows Prometheus what rate limiters do.
+// Package ratelimitprom exports what rate limiters do to Prometheus.
 //
 //	metrics, err := ratelimitprom.Register(prometheus.DefaultRegisterer)
 //	…
@@ -7,7 +7,7 @@
 //
 // It exports
 //
-//	ratelimit_requests_total{policy,route,decision,reason,source}  requests, by how they fared
+//	ratelimit_requests_total{policy,route,decision,reason,source}  requests, by how they were decided
 //	ratelimit_store_duration_seconds{policy,source}                how long stores took; a classic and a native histogram
 //	ratelimit_store_errors_total{policy,kind}                      requests that stores could not decide
 //	ratelimit_gone_total{policy}                                   requests given up while held back: their clients left
@@ -21,13 +21,13 @@
 //
 // policy is the limiter's name. route is the route's pattern, "none" outside of routes, "other" beyond
 // [WithMaxRoutes]. decision is allowed, refused, shadow (let through, but would have been refused) or failed (no
-// decision; what happened then is the error handler's), and reason says why in the words of ratelimit.Reason.
-// source is who decided, in the words of ratelimit.Source: source="overflow" is a MemoryStore that is full.
-// A request that was given up while it was held back is in ratelimit_gone_total alone.
-// kind is a word of ratelimit.ErrorKind; mistakes in arguments are not the store's, and only in requests_total.
+// decision; the error handler decides what happens then), and reason is why, in the words of ratelimit.Reason.
+// source is which store decided, in the words of ratelimit.Source: source="overflow" is a MemoryStore that is full.
+// A request that was given up while it was held back is counted in ratelimit_gone_total alone.
+// kind is a word of ratelimit.ErrorKind; mistakes in arguments are not the store's, and count in requests_total alone.
 // No label ever holds a key.
 //
-// Beside this file lie alerting rules, alerts.yml, and a Grafana dashboard to import, dashboard.json.
+// The package's directory has alerting rules, alerts.yml, and a Grafana dashboard to import, dashboard.json.
 package ratelimitprom
 
 import (
@@ -118,7 +118,7 @@ func WithMaxRoutes(pairs int) Option {
 	}
 	return func(c *Collector) {
 		known := c.known.Load().clone()
-		known.most = pairs
+		known.maxPairs = pairs
 		c.known.Store(known)
 	}
 }
@@ -150,15 +150,15 @@ func New(opts ...Option) *Collector {
 		fallback: map[string]Degrader{},
 		leases:   map[string]Leaser{},
 	}
-	c.known.Store(&index{most: 500, series: map[pair]*series{}, policies: map[string]*policy{}})
+	c.known.Store(&index{maxPairs: 500, series: map[pair]*series{}, policies: map[string]*policy{}})
 	c.apply(opts)
 	return c
 }
 
-// Register returns the Collector of r: a new one, or the one that an earlier call has registered there, to which
-// opts are then applied too. So an application may set itself up again in one process, and counts go on.
+// Register returns the Collector of r: a new one, or the one that an earlier call has registered there, to which opts are
+// then applied too. So an application may set itself up again in one process, and counting goes on.
 //
-// The error is r's, where something else claims the names.
+// The error is r's, if something else has registered the names.
 func Register(r prometheus.Registerer, opts ...Option) (*Collector, error) {
 	c := New(opts...)
 	err := r.Register(c)
@@ -195,7 +195,7 @@ func (c *Collector) Observe(_ context.Context, e ratelimit.Event) {
 	default:
 		s.counts[reasonOf(e.Reason)][source].Add(1)
 	}
-	if e.Elapsed > 0 { // Else the store was not asked.
+	if e.Elapsed > 0 { // If it is 0, the store was not asked.
 		p.latency(source).observe(e.Elapsed)
 	}
 	if e.Waited > 0 {

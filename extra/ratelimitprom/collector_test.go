@@ -38,7 +38,7 @@ func gather(t *testing.T, registry prometheus.Gatherer) map[string]*dto.MetricFa
 	return byName
 }
 
-// registered returns a Collector and a checking registry that holds it.
+// registered returns a Collector, and a registry that checks it.
 func registered(t *testing.T, opts ...ratelimitprom.Option) (*ratelimitprom.Collector, *prometheus.Registry) {
 	t.Helper()
 	registry := prometheus.NewPedanticRegistry()
@@ -113,7 +113,7 @@ func TestTwoRegistries(t *testing.T) {
 	}
 }
 
-// Two limiters of one name are one policy, and a limiter that is made again goes on counting.
+// Two limiters of one name are one policy, and after a limiter is made again, counting goes on.
 func TestLimitersOfOneName(t *testing.T) {
 	c, registry := registered(t)
 	for range 3 {
@@ -133,7 +133,7 @@ func TestLimitersOfOneName(t *testing.T) {
 		"decision=refused policy=api reason=refused route=none source=memory 3")
 }
 
-// A request that is held back counts with the time it waited.
+// A request that is held back is counted with the time that it waited.
 func TestHeldBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, registry := registered(t)
@@ -179,7 +179,7 @@ func TestSeriesAreBounded(t *testing.T) {
 	}
 }
 
-// Whatever an Event says, a scrape succeeds: labels that would be alike or invalid are one series.
+// A scrape succeeds whatever is in an Event: labels that would be equal or invalid become one series.
 func TestOddEvents(t *testing.T) {
 	c, registry := registered(t)
 	for _, e := range []ratelimit.Event{
@@ -334,7 +334,7 @@ func TestMistakes(t *testing.T) {
 	}
 }
 
-// What alerts read begins at 0 when a policy, and a route of it, is first seen: the first burst is then an increase.
+// Series that alerts read begin at 0 when a policy, and a route of it, is first seen, so that the first burst is an increase.
 func TestSeriesBeginAtZero(t *testing.T) {
 	c, registry := registered(t)
 	c.Observe(t.Context(), eventOf("api", "/", ratelimit.ReasonAllowed))

@@ -11,9 +11,9 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// latency is a histogram of how long a store took, with classic and native buckets. client_golang's own takes 40 ns
-// for that, on each request; this one takes 7, by counting in whole nanoseconds and in one array, whose cells end
-// wherever a bucket of either kind does. Cells are added up to buckets at the scrape.
+// latency is a histogram of how long a store took, with classic and native buckets. client_golang's own takes 40 ns on
+// each request; this one takes 7, because it counts whole nanoseconds in one array, whose cells end wherever a bucket of
+// either kind does. Cells are added up to buckets at the scrape.
 type latency struct {
 	since time.Time
 	sum   atomic.Int64 // ns
@@ -24,8 +24,8 @@ type latency struct {
 const (
 	nativeSchema = 3
 	nativeFactor = 1.1                 // from which client_golang computes nativeSchema
-	lowest       = -24 << nativeSchema // 60 ns; what is shorter counts as 0
-	highest      = 7 << nativeSchema   // 128 s; what is longer counts as a little longer
+	lowest       = -24 << nativeSchema // 60 ns; shorter durations count as 0
+	highest      = 7 << nativeSchema   // 128 s; longer durations count as a little longer
 )
 
 // classic are the upper bounds of the classic buckets. Memory takes less than the first, Redis in the same

@@ -51,7 +51,7 @@ func nativeBuckets(h *dto.Histogram) map[int32]int64 {
 	return counts
 }
 
-// What is exported is what client_golang's histogram exports of the same durations.
+// The histogram exports the same as client_golang's does for the same durations.
 func TestLatencyAgreesWithClientGolang(t *testing.T) {
 	l, reference := newLatency(), clientHistogram()
 	var durations []time.Duration

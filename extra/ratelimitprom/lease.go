@@ -21,7 +21,7 @@ type Leaser interface {
 }
 
 // WithLeases exports what the leases of store do, under its name: calls to Redis, and the tokens that were leased, spent,
-// given back to the lease, or void because nobody spent them in time. The store is asked at each scrape. Repeatable; a
+// given back to the lease, or void because they were not spent in time. The store is asked at each scrape. Repeatable; a
 // further store of the same name replaces the one before. It panics if name is "" or store is nil.
 func WithLeases(name string, store Leaser) Option {
 	checkStore("WithLeases", name, store == nil, "a *ratelimit.RedisStore that was made WithLease")

@@ -49,7 +49,7 @@ scrape_configs:
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = cmd.Wait() // Its status is that it was told to end.
+		_ = cmd.Wait() // An error means that it ended by the signal.
 		if t.Failed() {
 			text, _ := os.ReadFile(logs)
 			t.Logf("the log of Prometheus:\n%s", text)
@@ -66,7 +66,7 @@ scrape_configs:
 	return "http://" + address
 }
 
-// freeAddress returns a loopback address that nobody listens on.
+// freeAddress returns a loopback address that no process listens on.
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -101,7 +101,7 @@ func ask(t *testing.T, prometheus, path string, data any) {
 	}
 }
 
-// samples returns how many series a query gives that have a number.
+// samples returns how many series with a number a query returns.
 func samples(t *testing.T, prometheus, query string) (n int) {
 	t.Helper()
 	var data struct {
@@ -146,7 +146,7 @@ func keepVisiting(t *testing.T, server string) {
 	t.Cleanup(func() { <-done })
 }
 
-// A real Prometheus scrapes a server under load, and every query of the dashboard and the rules gives data.
+// A real Prometheus scrapes a server under load, and every query of the dashboard and the rules returns data.
 func TestEveryQueryGivesData(t *testing.T) {
 	program, server := tool(t, "prometheus"), newServer(t)
 	keepVisiting(t, server.URL)
@@ -182,7 +182,7 @@ func TestEveryQueryGivesData(t *testing.T) {
 	})
 }
 
-// A Prometheus that is told to takes the native histograms.
+// A Prometheus that is configured for them scrapes the native histograms.
 func TestNativeHistogramsArriveInPrometheus(t *testing.T) {
 	program, server := tool(t, "prometheus"), newServer(t)
 	keepVisiting(t, server.URL)

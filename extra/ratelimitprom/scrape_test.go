@@ -39,11 +39,11 @@ func scrape(t *testing.T, url, accept string) map[string]*dto.MetricFamily {
 	}
 }
 
-// fromZero are the families whose series begin before there is anything to count.
+// fromZero are the families whose series begin at 0.
 var fromZero = []string{"ratelimit_requests_total", "ratelimit_store_errors_total"}
 
-// values returns a family's series, each as "label=value …: value", or a histogram's count. It leaves out those of fromZero
-// that have not begun; TestSeriesBeginAtZero is about them.
+// values returns a family's series, each as "label=value …: value", or a histogram's count. It leaves out series of fromZero
+// that are 0, which TestSeriesBeginAtZero tests.
 func values(family *dto.MetricFamily) []string {
 	var lines []string
 	for _, m := range family.GetMetric() {
@@ -136,7 +136,7 @@ func TestScrape(t *testing.T) {
 	}
 }
 
-// Classic buckets come in every format, native ones in protobuf; and they are about the same requests.
+// Classic buckets are in every format, native ones in protobuf, and both count the same requests.
 func TestScrapeHistograms(t *testing.T) {
 	server := newServer(t)
 	visit(t, server.URL)

@@ -11,18 +11,18 @@ import (
 )
 
 const (
-	other   = "other" // the label of what is beyond a bound, or not known to this package
+	other   = "other" // the label of all that is beyond a bound, or unknown to this package
 	noRoute = "none"
 )
 
-// Places in reasons.
+// Indices in reasons.
 const (
 	allowed = 1
 	refused = 2
 )
 
-// reasons are the values of the label reason, and the decision that each belongs to. The first is for reasons
-// that are not in the list. ReasonGone and ReasonGiveBack are no fate of a request, and counted elsewhere.
+// reasons are the values of the label reason, and the decision that each belongs to. The first is for reasons that are not
+// in the list. ReasonGone and ReasonGiveBack are not decisions, and are counted elsewhere.
 var reasons = [...]struct {
 	reason   ratelimit.Reason
 	decision string
@@ -43,7 +43,7 @@ var reasons = [...]struct {
 // errorKinds are the words of ratelimit.ErrorKind for a store that cannot decide.
 var errorKinds = []string{"timeout", "canceled", "network", "reply", "foreign", other}
 
-// reasonOf returns the place of a reason in reasons. A switch, because it is four times as fast as a map.
+// reasonOf returns the index of a reason in reasons. It is a switch, because that is four times as fast as a map.
 func reasonOf(reason ratelimit.Reason) int {
 	switch reason {
 	case ratelimit.ReasonAllowed:
@@ -81,13 +81,13 @@ func sourceOf(source ratelimit.Source) ratelimit.Source {
 	return source
 }
 
-// pair is what series are found by.
+// pair is the key of series.
 type pair struct{ policy, route string }
 
-// index is all that is known. It is never changed but replaced, so that events need no lock.
+// index is all series and policies. It is replaced rather than changed, so that events need no lock.
 type index struct {
-	most     int // pairs
-	pairs    int // without those of others
+	maxPairs int
+	pairs    int // how many there are, without those of others
 	series   map[pair]*series
 	policies map[string]*policy
 }
@@ -113,9 +113,9 @@ func (x *index) clone() *index {
 	return &next
 }
 
-// find returns where a pair is counted, nil if it has to be added.
+// find returns the series of a pair, nil if it has to be added.
 func (x *index) find(name, route string) *series {
-	if s := x.series[pair{name, route}]; s != nil || x.pairs < x.most {
+	if s := x.series[pair{name, route}]; s != nil || x.pairs < x.maxPairs {
 		return s
 	}
 	for _, name := range [...]string{name, other} {
@@ -126,9 +126,9 @@ func (x *index) find(name, route string) *series {
 	return nil
 }
 
-// add makes room for a pair. Pairs that look alike as labels are counted together.
+// add adds a pair. Pairs that are equal as labels are counted together.
 func (x *index) add(name, route string) *series {
-	if x.pairs >= x.most {
+	if x.pairs >= x.maxPairs {
 		return &x.policy(other).others
 	}
 	label := pair{validUTF8(name), validUTF8(cmp.Or(route, noRoute))}
@@ -155,7 +155,7 @@ func (x *index) policy(name string) *policy {
 	return p
 }
 
-// validUTF8 returns what may be a label.
+// validUTF8 returns text as a label's value, which must be UTF-8.
 func validUTF8(text string) string { return strings.ToValidUTF8(text, "\uFFFD") }
 
 func (c *Collector) series(name, route string) *series {
@@ -170,7 +170,7 @@ func (c *Collector) series(name, route string) *series {
 	known := c.known.Load().clone()
 	s := known.add(name, route)
 	c.known.Store(known)
-	// From 0 on, or the first one would be no increase.
+	// Begin these series with 0, or a rate would not see the first error.
 	c.gone.WithLabelValues(s.policy.name)
 	c.backs.WithLabelValues(s.policy.name)
 	for _, kind := range errorKinds {
@@ -198,8 +198,8 @@ func (x *index) collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// collect sends what a source has decided, and zeros for what an alert reads and has not happened yet: a rate does not see
-// the first step of a series that begins with it.
+// collect sends the counts of what a source has decided. It also sends zeros for counts that alerts read before anything
+// has happened, because a rate does not see the first increase of a series that begins with it.
 func (s *series) collect(ch chan<- prometheus.Metric, source ratelimit.Source) {
 	for i, r := range reasons {
 		n := s.counts[i][source].Load()
@@ -211,7 +211,7 @@ func (s *series) collect(ch chan<- prometheus.Metric, source ratelimit.Source) {
 	}
 }
 
-// begins reports whether a count is sent before there is anything to count.
+// begins reports whether a count is sent while it is 0.
 func (s *series) begins(reason int, source ratelimit.Source) bool {
 	switch r := reasons[reason]; source {
 	case ratelimit.SourceOverflow:

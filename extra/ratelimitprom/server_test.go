@@ -18,9 +18,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-func init() { gin.SetMode(gin.ReleaseMode) }
+func TestMain(m *testing.M) {
+	gin.SetMode(gin.ReleaseMode)
+	m.Run()
+}
 
-// brokenStore decides nothing.
+// brokenStore cannot decide.
 type brokenStore struct{ ratelimit.Store }
 
 func (brokenStore) Take(context.Context, string, ratelimit.Take) (ratelimit.Result, error) {
@@ -28,7 +31,7 @@ func (brokenStore) Take(context.Context, string, ratelimit.Take) (ratelimit.Resu
 	return ratelimit.Result{}, context.DeadlineExceeded
 }
 
-// breaker is a store whose breaker is open, or not.
+// breaker is a store with a breaker, which is open if true.
 type breaker bool
 
 func (b breaker) Degraded() bool { return bool(b) }
@@ -65,7 +68,7 @@ func newServer(t *testing.T) *httptest.Server {
 		t.Fatal(err)
 	}
 	router.GET("/degraded", limiter("degraded", degraded), ok)
-	router.GET("/held", func(*gin.Context) { // As if it had waited; for how long really is another test's.
+	router.GET("/held", func(*gin.Context) { // As if it had waited; another test measures real waits.
 		e := eventOf("held", "/held", ratelimit.ReasonAllowed)
 		e.Waited, e.Waiting = 30*time.Millisecond, 2
 		metrics.Observe(t.Context(), e)
@@ -76,7 +79,7 @@ func newServer(t *testing.T) *httptest.Server {
 	return server
 }
 
-// page is an answer, read to its end.
+// page is a response, read to its end.
 type page struct {
 	status int
 	header http.Header

@@ -4,7 +4,7 @@ import (
 	"testing"
 )
 
-// A give-back by big numbers: no more than is left of what was missing after the take.
+// A give-back, computed with big numbers, is worth no more than is left of what was missing after the take.
 func TestGiveBacks(t *testing.T) {
 	r := newNumbers(t)
 	partly, nothing, left := 0, 0, 0
@@ -17,15 +17,15 @@ func TestGiveBacks(t *testing.T) {
 			elapsed = max(0, s.UntilFull(after)-r.Int64N(3)+1) // around the moment at which all has refilled
 		}
 		back := Back{At: at, Deficits: []int64{after}, Leave: r.IntN(3) == 0, Queued: r.IntN(2) == 0}
-		rest := most(zero, sub(bigInt(after), mul(elapsed, s.PerTick)))
-		want := least(mul(n, s.Token), rest)
+		rest := maxOf(zero, sub(bigInt(after), mul(elapsed, s.PerTick)))
+		want := minOf(mul(n, s.Token), rest)
 		switch {
 		case back.Leave:
-			want = sub(want, most(zero, sub(bigInt(deficit), rest)))
+			want = sub(want, maxOf(zero, sub(bigInt(deficit), rest)))
 		case back.Queued && bigInt(deficit).Cmp(mul(s.Capacity, s.Token)) > 0:
 			want = zero
 		}
-		want = most(zero, want)
+		want = maxOf(zero, want)
 		switch {
 		case want.Sign() == 0:
 			nothing++
@@ -37,7 +37,7 @@ func TestGiveBacks(t *testing.T) {
 		}
 		c := Change{N: n, Back: &back}
 		got, allowed := c.Of(0, &s, deficit, at+elapsed)
-		same(t, "give-back", got, most(zero, sub(bigInt(deficit), want)), s, back, deficit, n, elapsed)
+		same(t, "give-back", got, maxOf(zero, sub(bigInt(deficit), want)), s, back, deficit, n, elapsed)
 		if !allowed {
 			t.Fatal("a give-back was refused")
 		}
@@ -56,19 +56,19 @@ func TestGiveBackByHand(t *testing.T) {
 		n, now        int64
 		deficit, want int64
 	}{
-		{"at once", Back{At: 100, Deficits: []int64{60}}, 10, 100, 60, 0},
-		{"a part at once", Back{At: 100, Deficits: []int64{60}}, 3, 100, 60, 42},
-		{"half refilled", Back{At: 100, Deficits: []int64{60}}, 10, 130, 60, 30},
-		{"all refilled", Back{At: 100, Deficits: []int64{60}}, 10, 160, 60, 60},
-		{"a part of which nothing has refilled yet", Back{At: 100, Deficits: []int64{60}}, 3, 130, 60, 42},
-		{"never above full", Back{At: 100, Deficits: []int64{60}}, 10, 100, 12, 0},
-		{"the clock a little behind", Back{At: 100, Deficits: []int64{60}}, 10, 99, 60, 0},
-		{"the clock set back", Back{At: 100 + LateTolerance + 1, Deficits: []int64{60}}, 10, 100, 60, 60},
-		{"the last place in the queue", Back{At: 100, Deficits: []int64{66}, Leave: true}, 1, 103, 63, 57},
-		{"a place with one behind it", Back{At: 100, Deficits: []int64{66}, Leave: true}, 1, 103, 69, 69},
-		{"a place of two with one behind it", Back{At: 100, Deficits: []int64{72}, Leave: true}, 2, 100, 78, 72},
-		{"served, and others wait", Back{At: 100, Deficits: []int64{60}, Queued: true}, 1, 100, 66, 66},
-		{"served, and nobody waits", Back{At: 100, Deficits: []int64{54}, Queued: true}, 1, 100, 60, 54},
+		{name: "at once", back: Back{At: 100, Deficits: []int64{60}}, n: 10, now: 100, deficit: 60, want: 0},
+		{name: "a part at once", back: Back{At: 100, Deficits: []int64{60}}, n: 3, now: 100, deficit: 60, want: 42},
+		{name: "half refilled", back: Back{At: 100, Deficits: []int64{60}}, n: 10, now: 130, deficit: 60, want: 30},
+		{name: "all refilled", back: Back{At: 100, Deficits: []int64{60}}, n: 10, now: 160, deficit: 60, want: 60},
+		{name: "a part of which nothing has refilled yet", back: Back{At: 100, Deficits: []int64{60}}, n: 3, now: 130, deficit: 60, want: 42},
+		{name: "never above full", back: Back{At: 100, Deficits: []int64{60}}, n: 10, now: 100, deficit: 12, want: 0},
+		{name: "the clock a little behind", back: Back{At: 100, Deficits: []int64{60}}, n: 10, now: 99, deficit: 60, want: 0},
+		{name: "the clock set back", back: Back{At: 100 + LateTolerance + 1, Deficits: []int64{60}}, n: 10, now: 100, deficit: 60, want: 60},
+		{name: "the last place in the queue", back: Back{At: 100, Deficits: []int64{66}, Leave: true}, n: 1, now: 103, deficit: 63, want: 57},
+		{name: "a place with one behind it", back: Back{At: 100, Deficits: []int64{66}, Leave: true}, n: 1, now: 103, deficit: 69, want: 69},
+		{name: "a place of two with one behind it", back: Back{At: 100, Deficits: []int64{72}, Leave: true}, n: 2, now: 100, deficit: 78, want: 72},
+		{name: "served, and others wait", back: Back{At: 100, Deficits: []int64{60}, Queued: true}, n: 1, now: 100, deficit: 66, want: 66},
+		{name: "served, and nobody waits", back: Back{At: 100, Deficits: []int64{54}, Queued: true}, n: 1, now: 100, deficit: 60, want: 54},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			change := Change{N: c.n, Back: &c.back}
@@ -79,7 +79,7 @@ func TestGiveBackByHand(t *testing.T) {
 	}
 }
 
-// What is left of a take after an adjustment: less after a give-back, more after a debt.
+// Less is left of a take after a give-back, and more after a debt.
 func TestLeft(t *testing.T) {
 	scales := []Scale{{Capacity: 10, Token: 6, PerTick: 1}, {Capacity: 10, Token: 1, PerTick: 3}}
 	deficits := []int64{60, 2}
@@ -93,7 +93,7 @@ func TestLeft(t *testing.T) {
 	}
 }
 
-// Several buckets change together or not at all, and what is not asked for only refills.
+// Several buckets change together or not at all, and buckets that are not asked for only refill.
 func TestStateApply(t *testing.T) {
 	fast, slow := Scale{Capacity: 5, Token: 1, PerTick: 1}, Scale{Capacity: 5, Token: 100, PerTick: 1}
 	var s State

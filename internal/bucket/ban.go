@@ -1,13 +1,13 @@
 package bucket
 
-// Ban is two more buckets beside a key's own: one of strikes, of which a refusal takes one, and one that remembers
-// earlier bans. The type of the same name in the root package says what they do for a user.
+// Ban is two more buckets beside a key's own: one holds strikes, of which a refusal takes one; the other remembers
+// earlier bans. The root package's Ban describes them to its users.
 type Ban struct {
 	Strikes, Memory Scale
 	First, Longest  int64 // ticks of the first ban, and of the longest
 }
 
-// NewBan returns a ban after the last of so many strikes, and not ok where its longest debt cannot be counted.
+// NewBan returns a ban that begins with the last of so many strikes. It is not ok if its longest debt cannot be counted.
 func NewBan(strikes Scale, first, longest int64) (ban Ban, ok bool) {
 	if longest > (MaxDeficit-strikes.Size())/strikes.PerTick {
 		return Ban{}, false

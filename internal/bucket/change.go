@@ -4,7 +4,7 @@ package bucket
 // which are taken without being asked for.
 type Change struct {
 	N       int64 // never negative
-	Back    *Back // nil but of a give-back
+	Back    *Back // only of a give-back
 	Debt    bool
 	MaxWait int64 // ticks that a take may wait for tokens: it may leave a debt that refills within them
 	Ban     *Ban  // nil: a refusal has no consequences

@@ -4,25 +4,24 @@ package bucket
 type Ask struct {
 	Need  int64 // tokens: if there are fewer, nothing is granted of any limit
 	Want  int64 // tokens: as many as there are, up to this
-	Floor int64 // units: the grant is raised until the bucket lacks so much, because tokens of a fuller one are soon void
+	Floor int64 // units: the grant is raised until the bucket lacks so many, because a fuller bucket's tokens are soon void
 }
 
-// Grant returns how many tokens a bucket grants that lacks deficit, and whether it has those that are needed. It grants
-// whole tokens only.
+// Grant returns how many whole tokens a bucket that lacks deficit grants, and whether it has those that are needed.
 func (a *Ask) Grant(s *Scale, deficit int64) (tokens int64, ok bool) {
-	there := s.Remaining(deficit)
+	available := s.Remaining(deficit)
 	switch {
-	case there < a.Need:
+	case available < a.Need:
 		return 0, false
 	case a.Need == 0 && a.Want == 0:
 		return 0, true
 	}
 	raised := (max(0, a.Floor-deficit) + s.Token - 1) / s.Token
-	return max(a.Need, min(max(a.Want, raised), there)), true
+	return max(a.Need, min(max(a.Want, raised), available)), true
 }
 
-// Lend withdraws what is asked from the buckets of all scales or from none at the tick now, and returns the tokens that
-// were granted, one number per limit. It is the Go twin of the Redis script's "lease".
+// Lend withdraws what is asked for at the tick now, from the buckets of all scales or from none, and returns how many
+// tokens each limit has granted. It is the Go twin of the Redis script's "lease".
 func (s *State) Lend(now int64, asks []Ask, scales []Scale) (o Outcome, grants []int64) {
 	next := s.taken(now, scales, nil)
 	o = Outcome{Allowed: true, Deficits: make([]int64, len(scales)), At: now}

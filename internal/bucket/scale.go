@@ -16,7 +16,7 @@ import "math/bits"
 const (
 	// MaxUnits bounds a bucket's size, so that sums of two sizes stay exact in a double.
 	MaxUnits = 1 << 52
-	// MaxDeficit bounds a debt: what is more is forgiven.
+	// MaxDeficit bounds a debt; more than that is forgiven.
 	MaxDeficit = 1<<53 - 1
 )
 
@@ -27,10 +27,10 @@ type Scale struct {
 	PerTick  int64 // units that come back each tick: N
 }
 
-// NewScale returns a capacity and a rate, tokens per so many nanoseconds, in units, and the largest capacity that
-// can be counted at that rate: 0 for none, because it is too slow, and -1 because it is too fast. The scale is only
-// good if its capacity is no larger. All arguments are positive.
-func NewScale(capacity, tokens, nanoseconds int64) (s Scale, most int64) {
+// NewScale returns a capacity, and a rate of tokens per so many nanoseconds, in units. It also returns the largest
+// capacity that can be counted at that rate: 0 if the rate is too slow for any, -1 if it is too fast. The scale may only
+// be used if its capacity is no larger. All arguments are positive.
+func NewScale(capacity, tokens, nanoseconds int64) (s Scale, maxCapacity int64) {
 	// N tokens in D nanoseconds are 1000·N in D microseconds. The thousand is reduced first, to stay in 64 bits.
 	thousand, token, perTick := int64(1000), nanoseconds, tokens
 	d := GCD(thousand, token)
@@ -69,7 +69,7 @@ func (s *Scale) Refill(deficit, ticks int64) int64 {
 // UntilFull is the number of ticks, rounded up, in which a deficit refills.
 func (s *Scale) UntilFull(deficit int64) int64 {
 	if s.PerTick == 1 {
-		return deficit // Most rates, and a division is a tenth of a take.
+		return deficit // True of most rates, and a division is a tenth of a take.
 	}
 	return (deficit + s.PerTick - 1) / s.PerTick
 }
@@ -86,29 +86,29 @@ func (s *Scale) UntilSolvent(deficit int64) int64 {
 func (s *Scale) Remaining(deficit int64) int64 {
 	left := s.Size() - deficit
 	if left < s.Token {
-		return 0 // Refusals, mostly: they need no division.
+		return 0 // Mostly after a refusal, which so needs no division.
 	}
 	return left / s.Token
 }
 
 // Units is n tokens in units, saturated.
 func (s *Scale) Units(n int64) int64 {
-	if most := MaxDeficit / s.Token; n > most {
+	if maxTokens := MaxDeficit / s.Token; n > maxTokens {
 		return MaxDeficit
-	} else if n < -most {
+	} else if n < -maxTokens {
 		return -MaxDeficit
 	}
 	return n * s.Token
 }
 
 // TakeOver returns what a deficit that was counted by another limit has become so many ticks later, and the scale to
-// go on counting it by. It refills at s's rate from where it was last counted. But if it is full by the old
-// limit it is full: it may have been evicted as such, and eviction must not change a decision.
+// go on counting it by. It refills at s's rate from where it was last counted. But a bucket that is full by the old
+// limit is full: it may have been evicted, and eviction must not change a decision.
 //
-// A larger capacity than before is there at once. A smaller one keeps of the tokens in the bucket what it can hold,
-// but goes on counting by the larger until the bucket is full by that: versions of a program with different limits,
-// side by side on one key, then admit together what the largest capacity and rate would. If the smaller one
-// counted by its own capacity, the larger would find tokens again that it has already given out.
+// A larger capacity than before is there at once. A smaller one keeps as many of the bucket's tokens as it can hold,
+// but goes on counting by the larger capacity until the bucket is full by that. Then versions of a program with different
+// limits, side by side on one key, together admit what the largest capacity and rate would. If the smaller limit counted
+// by its own capacity, the larger one would find tokens again that it has already given out.
 func (s *Scale) TakeOver(deficit int64, from Scale, ticks int64) (int64, Scale) {
 	if from.Refill(deficit, ticks) == 0 {
 		return 0, *s
@@ -119,7 +119,7 @@ func (s *Scale) TakeOver(deficit int64, from Scale, ticks int64) (int64, Scale) 
 	case from.Capacity <= s.Capacity:
 	case from.Capacity <= MaxUnits/s.Token:
 		kept.Capacity = from.Capacity
-	default: // Too large to be counted at this rate: forgotten, with what a bucket of s cannot lack.
+	default: // Too large to be counted at this rate. So it is forgotten, with any deficit beyond s's own size.
 		deficit = min(deficit, s.Size())
 	}
 	return max(s.Refill(deficit, ticks), kept.Size()-s.Size()), kept

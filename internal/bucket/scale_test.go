@@ -19,28 +19,28 @@ func newNumbers(t *testing.T) numbers {
 	return numbers{rand.New(rand.NewPCG(seed, 0))}
 }
 
-// upTo returns a number from 0 to most, each order of magnitude as likely as the next, and both ends often.
-func (r numbers) upTo(most int64) int64 {
+// upTo returns a number from 0 to n, each order of magnitude as likely as the next, and both ends often.
+func (r numbers) upTo(n int64) int64 {
 	switch r.IntN(16) {
 	case 0:
 		return 0
 	case 1:
-		return most
+		return n
 	}
-	return min(most, r.Int64N(1<<r.IntN(63)))
+	return min(n, r.Int64N(1<<r.IntN(63)))
 }
 
-func (r numbers) from1To(most int64) int64 { return max(1, r.upTo(most)) }
+func (r numbers) from1To(n int64) int64 { return max(1, r.upTo(n)) }
 
-// scale returns one that is valid.
+// scale returns a valid scale.
 func (r numbers) scale() Scale {
 	for {
 		capacity, tokens, nanoseconds := r.from1To(MaxUnits), r.from1To(math.MaxInt64), r.from1To(math.MaxInt64)
 		if r.IntN(2) == 0 {
 			tokens, nanoseconds = r.from1To(1e9), 1e9*r.from1To(86400)
 		}
-		if s, most := NewScale(capacity, tokens, nanoseconds); most > 0 {
-			s.Capacity = min(s.Capacity, most)
+		if s, maxCapacity := NewScale(capacity, tokens, nanoseconds); maxCapacity > 0 {
+			s.Capacity = min(s.Capacity, maxCapacity)
 			return s
 		}
 	}
@@ -54,14 +54,14 @@ func add(a, b *big.Int) *big.Int { return new(big.Int).Add(a, b) }
 
 func sub(a, b *big.Int) *big.Int { return new(big.Int).Sub(a, b) }
 
-func least(a, b *big.Int) *big.Int {
+func minOf(a, b *big.Int) *big.Int {
 	if a.Cmp(b) < 0 {
 		return a
 	}
 	return b
 }
 
-func most(a, b *big.Int) *big.Int {
+func maxOf(a, b *big.Int) *big.Int {
 	if a.Cmp(b) > 0 {
 		return a
 	}
@@ -102,7 +102,7 @@ func TestNewScale(t *testing.T) {
 		if !perTick.Denom().IsInt64() || s.Token != perTick.Denom().Int64() || s.PerTick != perTick.Num().Int64() || s.Capacity != capacity {
 			t.Fatalf("%d of %d tokens in %d ns: got %+v, want %v", capacity, tokens, nanoseconds, s, perTick)
 		}
-		same(t, "most", limit, new(big.Int).Div(bigInt(MaxUnits), bigInt(s.Token)), tokens, nanoseconds)
+		same(t, "max capacity", limit, new(big.Int).Div(bigInt(MaxUnits), bigInt(s.Token)), tokens, nanoseconds)
 	}
 	if valid < bucketRounds/10 {
 		t.Errorf("only %d of %d rates were valid", valid, bucketRounds)
@@ -118,13 +118,13 @@ func TestRefill(t *testing.T) {
 		}
 		want := deficit
 		if ticks > 0 {
-			left := most(zero, sub(bigInt(deficit), mul(ticks, s.PerTick)))
+			left := maxOf(zero, sub(bigInt(deficit), mul(ticks, s.PerTick)))
 			want = left.Int64()
 		}
 		same(t, "refill", s.Refill(deficit, ticks), bigInt(want), s, deficit, ticks)
 		same(t, "untilFull", s.UntilFull(deficit), ceilDiv(bigInt(deficit), bigInt(s.PerTick)), s, deficit)
 		same(t, "remaining", s.Remaining(deficit),
-			new(big.Int).Div(most(zero, sub(mul(s.Capacity, s.Token), bigInt(deficit))), bigInt(s.Token)), s, deficit)
+			new(big.Int).Div(maxOf(zero, sub(mul(s.Capacity, s.Token), bigInt(deficit))), bigInt(s.Token)), s, deficit)
 	}
 	s := Scale{10, 100, 3}
 	for _, ticks := range []int64{0, -1, math.MinInt64} {
@@ -158,7 +158,7 @@ func TestTakes(t *testing.T) {
 			t.Fatalf("take of %d from %+v with %d missing: allowed is %v", n, s, deficit, allowed)
 		}
 		if n <= s.Capacity {
-			lack := most(zero, sub(after, mul(s.Capacity, s.Token)))
+			lack := maxOf(zero, sub(after, mul(s.Capacity, s.Token)))
 			same(t, "retry", c.Retry(&s, deficit), ceilDiv(lack, bigInt(s.PerTick)), s, deficit, n)
 		}
 	}
@@ -170,7 +170,7 @@ func TestDebts(t *testing.T) {
 		s, deficit, n := r.scale(), r.upTo(MaxDeficit), r.upTo(MaxDeficit)
 		c := Change{N: n, Debt: true}
 		got, allowed := c.Of(0, &s, deficit, 0)
-		same(t, "debt", got, least(bigInt(MaxDeficit), add(bigInt(deficit), mul(n, s.Token))), s, deficit, n)
+		same(t, "debt", got, minOf(bigInt(MaxDeficit), add(bigInt(deficit), mul(n, s.Token))), s, deficit, n)
 		if !allowed {
 			t.Fatalf("a debt of %d to %+v with %d missing was refused", n, s, deficit)
 		}
@@ -193,7 +193,7 @@ func TestTakeOver(t *testing.T) {
 		if from.Token != to.Token {
 			whole, part := new(big.Int).DivMod(missing, bigInt(from.Token), new(big.Int))
 			missing = add(new(big.Int).Mul(whole, bigInt(to.Token)), ceilDiv(new(big.Int).Mul(part, bigInt(to.Token)), bigInt(from.Token)))
-			missing = least(missing, bigInt(MaxDeficit))
+			missing = minOf(missing, bigInt(MaxDeficit))
 		}
 		same(t, "convert", convert(deficit, from.Token, to.Token), missing, from, to, deficit)
 
@@ -203,7 +203,7 @@ func TestTakeOver(t *testing.T) {
 				kept.Capacity = from.Capacity
 				larger++
 			} else {
-				missing = least(missing, mul(to.Capacity, to.Token))
+				missing = minOf(missing, mul(to.Capacity, to.Token))
 				forgotten++
 			}
 		}
@@ -212,7 +212,7 @@ func TestTakeOver(t *testing.T) {
 			ticks = max(0, from.UntilFull(deficit)+r.Int64N(3)-1) // around the moment of fullness by the old limit
 		}
 		// No more tokens than the new limit can hold, of a bucket of the size that is kept.
-		want := most(sub(missing, mul(ticks, to.PerTick)), mul(kept.Capacity-to.Capacity, to.Token))
+		want := maxOf(sub(missing, mul(ticks, to.PerTick)), mul(kept.Capacity-to.Capacity, to.Token))
 		if mul(ticks, from.PerTick).Cmp(bigInt(deficit)) >= 0 {
 			want, kept = zero, to
 		}
@@ -227,7 +227,7 @@ func TestTakeOver(t *testing.T) {
 	}
 }
 
-// To and fro between two sizes of token mints nothing: what is missing is never less than before.
+// Converting between two sizes of token, to and fro, mints nothing: what is missing is never less than before.
 func TestConvertMintsNothing(t *testing.T) {
 	r := newNumbers(t)
 	for range bucketRounds / 10 {
@@ -243,8 +243,8 @@ func TestConvertMintsNothing(t *testing.T) {
 	}
 }
 
-// Whatever limits take turns on a bucket, together they admit no more than the largest capacity and the largest rate
-// do, and what is refused is admitted after its wait and not before.
+// Whatever limits take in turns from a bucket, together they admit no more than the largest capacity and the largest rate
+// would, and a refused take is admitted after its wait, and not before.
 func TestLimitsInTurns(t *testing.T) {
 	r := newNumbers(t)
 	refused := 0
@@ -283,9 +283,9 @@ func TestLimitsInTurns(t *testing.T) {
 			}
 			deficit, by, last = left+kept.Size()-s.Size(), kept, now
 			admitted += take.N
-			most := new(big.Rat).Mul(rate, new(big.Rat).SetInt64(now))
-			if most.Add(most, new(big.Rat).SetInt64(capacity)).Cmp(new(big.Rat).SetInt64(admitted)) < 0 {
-				t.Fatalf("%+v admitted %d in %d ticks, which is more than %v", limits, admitted, now, most)
+			bound := new(big.Rat).Mul(rate, new(big.Rat).SetInt64(now))
+			if bound.Add(bound, new(big.Rat).SetInt64(capacity)).Cmp(new(big.Rat).SetInt64(admitted)) < 0 {
+				t.Fatalf("%+v admitted %d in %d ticks, which is more than %v", limits, admitted, now, bound)
 			}
 		}
 	}
@@ -298,13 +298,13 @@ func TestMulDivUp(t *testing.T) {
 	r := newNumbers(t)
 	for range bucketRounds {
 		c := r.from1To(MaxUnits)
-		a, b := r.Int64N(c), r.from1To(MaxUnits) // as convert has it: a part of c
+		a, b := r.Int64N(c), r.from1To(MaxUnits) // as in convert, a is a part of c
 		same(t, "MulDivUp", MulDivUp(a, b, c), ceilDiv(mul(a, b), bigInt(c)), a, b, c)
 	}
 }
 
 func TestBounds(t *testing.T) {
-	// Whatever can be in a bucket and be added to it fits an int64, and a double.
+	// The largest values that a bucket can hold, and that can be added to it, fit an int64 and a double.
 	if MaxUnits != 1<<52 || MaxDeficit != 1<<53-1 || bits.Len64(MaxDeficit+MaxDeficit) > 63 {
 		t.Errorf("MaxUnits %d, MaxDeficit %d", int64(MaxUnits), int64(MaxDeficit))
 	}
@@ -315,7 +315,7 @@ func TestBounds(t *testing.T) {
 	}
 }
 
-// A take that was refused is admitted after the wait that it was told, and refused a tick earlier.
+// A refused take is admitted after its RetryAfter, and refused a tick earlier.
 func FuzzRetryAfter(f *testing.F) {
 	f.Add(int64(10), int64(10), int64(1e9), int64(1_000_000), int64(1))
 	f.Add(int64(5000), int64(1), int64(86400e6), int64(0), int64(5000))
@@ -326,8 +326,8 @@ func FuzzRetryAfter(f *testing.F) {
 		if capacity < 1 || tokens < 1 || nanoseconds < 1 || deficit < 0 || deficit > MaxDeficit || n < 0 {
 			t.Skip()
 		}
-		s, most := NewScale(capacity, tokens, nanoseconds)
-		if capacity > most || n > capacity {
+		s, maxCapacity := NewScale(capacity, tokens, nanoseconds)
+		if capacity > maxCapacity || n > capacity {
 			t.Skip()
 		}
 		c := Change{N: n}
@@ -347,14 +347,14 @@ func FuzzRetryAfter(f *testing.F) {
 	})
 }
 
-// What no unit test would find: a rate whose sum over a year is off by one.
+// A rate whose sum over a year is off by one, which no other unit test would find.
 func TestRatesAreExactOverYears(t *testing.T) {
 	r := newNumbers(t)
 	for range 200 {
 		s := r.scale()
 		s.Capacity = max(2, min(s.Capacity, 1000))
 		if s.Capacity > MaxUnits/s.Token || s.PerTick > s.Token {
-			continue // where more than a token comes back in a tick, the bucket is full in between
+			continue // More than a token comes back in a tick, so the bucket is full in between.
 		}
 		one := Change{N: 1}
 		deficit, now := s.Size(), int64(0)

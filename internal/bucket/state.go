@@ -1,7 +1,7 @@
 package bucket
 
 // State is the buckets of one key, and the Go twin of what the Redis script decides: both change alike, to the unit.
-// It is neither locked nor on a clock. The zero State is full.
+// It has no lock and no clock. The zero State is full.
 type State struct {
 	Last   int64   // tick of the deficits
 	Levels []Level // one per limit, by position
@@ -22,7 +22,7 @@ type Outcome struct {
 	Allowed     bool
 	Deficits    []int64 // what is missing afterwards, one per limit
 	At          int64   // tick at which the deficits are so
-	ClockBehind int64   // ticks that the clock is behind At; nothing refills until it has caught up
+	ClockBehind int64   // ticks that the clock is behind At; until it has caught up, nothing refills
 	Banned      int64   // ticks until the key is no longer shut out
 }
 
@@ -59,7 +59,7 @@ func (s *State) Apply(now int64, c *Change, scales []Scale) (o Outcome, changed 
 			o.Deficits[i] = deficit
 			next.Levels[i].Deficit = min(deficit+next.Levels[i].surplus(&scales[i]), MaxDeficit)
 		}
-	case o.Banned == 0 && c.N > 0 && c.Ban != nil: // A look is no offence.
+	case o.Banned == 0 && c.N > 0 && c.Ban != nil: // A take of nothing is no strike.
 		ban := next.Ban
 		ban.Strikes.Deficit, ban.Memory.Deficit = c.Ban.Strike(ban.Strikes.Deficit, ban.Memory.Deficit)
 		o.Banned = c.Ban.Left(ban.Strikes.Deficit)
@@ -71,8 +71,8 @@ func (s *State) Apply(now int64, c *Change, scales []Scale) (o Outcome, changed 
 	return o, changed
 }
 
-// At returns the state as a look at the tick now sees it: by the limits that are asked for, or without any by its own.
-// A bucket of the limits asked for is no larger than they say.
+// At returns the state at the tick now: by the limits that are asked for, or, without any, by the state's own. A bucket
+// of the limits that are asked for is no larger than their capacity.
 func (s *State) At(now int64, scales []Scale) State {
 	next := s.taken(now, scales, nil)
 	if len(scales) > 0 {
@@ -85,8 +85,8 @@ func (s *State) At(now int64, scales []Scale) State {
 	return next
 }
 
-// taken returns the state as it is at the tick now, taken over by the limits and the ban that are asked for. Those that
-// are not asked for only refill.
+// taken returns the state at the tick now, taken over by the limits and the ban that are asked for. Other buckets only
+// refill.
 func (s *State) taken(now int64, scales []Scale, ban *Ban) State {
 	elapsed := now - s.Last
 	next := State{Last: now, Levels: make([]Level, max(len(scales), len(s.Levels)))}
@@ -123,8 +123,8 @@ func (l Level) takenOver(s *Scale, ticks int64) Level {
 	return Level{kept, deficit}
 }
 
-// rescaled is takenOver for the buckets of a ban. Other options for it forgive what they would not count, because the
-// debt of a ban is time, and at another rate would be another time.
+// rescaled is takenOver for the buckets of a ban. If the ban's options have changed, a debt that they would not count is
+// forgiven: the debt of a ban is time, and at another rate it would be another time.
 func (l Level) rescaled(s *Scale, ticks int64) Level {
 	if l.Scale == *s {
 		return l.after(ticks)
@@ -133,5 +133,5 @@ func (l Level) rescaled(s *Scale, ticks int64) Level {
 	return Level{*s, min(t.Deficit-t.surplus(s), s.Size())}
 }
 
-// surplus is by how many units the bucket is larger than it is for a limit that took it over.
+// surplus is how many units larger the bucket is than the limit that took it over.
 func (l *Level) surplus(s *Scale) int64 { return l.Size() - s.Size() }

@@ -1,6 +1,5 @@
 // Package ginroutes reads what Gin keeps in private fields: the handlers of each route, and the engine of a context. It
-// writes none of them, and reports where they are not as in Gin 1.12, so that a newer Gin costs a warning and not a
-// crash.
+// writes none of them, and reports whether they are as in Gin 1.12, so that a newer Gin causes a warning and not a crash.
 package ginroutes
 
 import (
@@ -10,14 +9,15 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
-// Route is a route of an engine, and what runs on it. What runs where no route matches has no method and no path.
+// Route is a route of an engine with its handlers. The handlers for requests that match no route are a Route without
+// method and path.
 type Route struct {
 	Method, Path string
 	Handlers     gin.HandlersChain
 }
 
-// Read returns the routes of an engine with their handlers, that of no route last. engine.Routes() has only the last
-// handler of each route. It is not ok if Gin is built differently.
+// Read returns the routes of an engine with their handlers, and the handlers for no route last. engine.Routes() has only
+// the last handler of each route. Read is not ok if Gin's fields differ.
 func Read(engine *gin.Engine) (routes []Route, ok bool) {
 	routes, ok = read(reflect.ValueOf(engine))
 	return routes, ok && len(routes) == len(engine.Routes())+1
@@ -49,7 +49,7 @@ func appendRoutes(routes []Route, method string, node reflect.Value) []Route {
 	return routes
 }
 
-// handlersOf reads a private field, whose value reflect alone refuses to return.
+// handlersOf reads a private field by its address, because reflect does not return its value.
 func handlersOf(field reflect.Value) gin.HandlersChain {
 	if field.Type() != reflect.TypeFor[gin.HandlersChain]() {
 		panic("not Gin's handlers")
@@ -57,7 +57,7 @@ func handlersOf(field reflect.Value) gin.HandlersChain {
 	return *(*gin.HandlersChain)(field.Addr().UnsafePointer())
 }
 
-// Engine returns the engine of a context, nil if Gin is built differently.
+// Engine returns the engine of a context, nil if Gin's fields differ.
 func Engine(c *gin.Context) *gin.Engine {
 	if !hasEngineField {
 		return nil

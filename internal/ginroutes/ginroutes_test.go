@@ -7,7 +7,7 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
-// A Gin that is built differently is a warning, not a crash.
+// A Gin whose fields differ causes a warning, not a crash.
 func TestRoutesOfAnotherGin(t *testing.T) {
 	type node struct {
 		handlers gin.HandlersChain

@@ -11,12 +11,13 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 )
 
-// bank is the shared buckets of one key, on the clock of a bubble, and the auditor of all who spend from them.
+// bank is the shared buckets of one key, on the clock of a bubble. It audits all that is spent from them.
 type bank struct {
 	t      testing.TB
 	scales []bucket.Scale
@@ -24,7 +25,7 @@ type bank struct {
 
 	mu      sync.Mutex
 	state   bucket.State
-	spent   []spent // in the order in which they were told
+	spent   []spent // in the order of the decisions
 	granted []piece
 	calls   int
 }
@@ -35,7 +36,7 @@ type piece struct {
 	from, to int64
 }
 
-// spent is tokens that somebody was told they may use, and when. Give-backs are negative.
+// spent is tokens that a take was allowed, and when. Give-backs are negative.
 type spent struct {
 	tick   int64
 	n      int64
@@ -50,13 +51,13 @@ func newBank(t testing.TB, scales ...bucket.Scale) *bank {
 
 func (b *bank) tick() int64 { return int64(time.Since(b.began) / time.Microsecond) }
 
-// link is the way to the bank.
+// link is a network between a book and the bank.
 type link struct {
 	there, back time.Duration
 	lose        func() (request, reply bool)
 }
 
-// book opens a book of another process on the bank.
+// book returns a book on the bank, as another process has it.
 func (b *bank) book(period time.Duration, l link) *Book[bucket.Scale] {
 	book := New(Config[bucket.Scale]{
 		Period: period,
@@ -83,7 +84,7 @@ func (b *bank) book(period time.Duration, l link) *Book[bucket.Scale] {
 	return book
 }
 
-// called is how many calls for leases there were.
+// called returns how many calls for leases there were.
 func (b *bank) called() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -102,7 +103,7 @@ func (b *bank) lend(asks []bucket.Ask, scales []bucket.Scale) (bucket.Outcome, [
 	return o, grants
 }
 
-// take takes without a lease.
+// take takes from the bank, without a lease.
 func (b *bank) take(n int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -118,26 +119,20 @@ func (b *bank) take(n int64) bool {
 	return o.Allowed
 }
 
-// audit judges each piece that a book spends, when it does: the bucket must have given it out, and not have refilled over
-// it.
+// audit checks each piece when a book spends it: the bucket must have granted it, and must not have refilled over it.
 func (b *bank) audit(limit int, at, from, to int64, asked bool) {
 	s := &b.scales[limit]
 	moment := b.tick()
 	if asked {
-		moment = at // The bank has decided then.
+		moment = at // The bank has decided at that time.
 	}
 	from, to = from+s.RefillIn(at), to+s.RefillIn(at)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if from < s.RefillIn(moment) {
-		b.t.Errorf("at %d: units %d to %d of limit %d are void since %d", moment, from, to, limit, from/s.PerTick)
-	}
-	if to > s.RefillIn(moment)+s.Size() {
-		b.t.Errorf("at %d: units %d to %d of limit %d are not there yet", moment, from, to, limit)
-	}
-	if !slices.ContainsFunc(b.granted, func(p piece) bool { return p.limit == limit && p.from <= from && to <= p.to }) {
-		b.t.Errorf("at %d: units %d to %d of limit %d were granted to nobody", moment, from, to, limit)
-	}
+	granted := slices.ContainsFunc(b.granted, func(p piece) bool { return p.limit == limit && p.from <= from && to <= p.to })
+	assert.GreaterOrEqual(b.t, from, s.RefillIn(moment), "at %d: units %d to %d of limit %d are void since %d", moment, from, to, limit, from/s.PerTick)
+	assert.LessOrEqual(b.t, to, s.RefillIn(moment)+s.Size(), "at %d: units %d to %d of limit %d are not there yet", moment, from, to, limit)
+	assert.True(b.t, granted, "at %d: units %d to %d of limit %d were never granted", moment, from, to, limit)
 	b.spent = append(b.spent, spent{tick: moment, pieces: []piece{{limit, from, to}}})
 }
 
@@ -156,15 +151,14 @@ func (b *bank) disjoint() {
 		}
 		slices.SortFunc(pieces, func(p, q piece) int { return cmp.Compare(p.from, q.from) })
 		for i := 1; i < len(pieces); i++ {
-			if pieces[i].from < pieces[i-1].to {
-				b.t.Errorf("limit %d: units %v and %v overlap", limit, pieces[i-1], pieces[i])
+			if !assert.GreaterOrEqual(b.t, pieces[i].from, pieces[i-1].to, "limit %d: units %v and %v overlap", limit, pieces[i-1], pieces[i]) {
 				return
 			}
 		}
 	}
 }
 
-// windows returns by how many units the worst window of each limit is over C + r·t.
+// windows returns how many units the worst window of each limit is above C + r·t.
 func (b *bank) windows() []int64 {
 	b.mu.Lock()
 	sorted := slices.Clone(b.spent)
@@ -188,14 +182,14 @@ func (b *bank) windows() []int64 {
 }
 
 func rate(capacity, tokens int64, per time.Duration) bucket.Scale {
-	s, most := bucket.NewScale(capacity, tokens, int64(per))
-	if capacity > most {
+	s, maxCapacity := bucket.NewScale(capacity, tokens, int64(per))
+	if capacity > maxCapacity {
 		panic("not a limit")
 	}
 	return s
 }
 
-// taker takes from a book, or where that has no lease from the bank.
+// taker takes from a book, or, if that has no lease, from the bank.
 func (b *bank) taker(book *Book[bucket.Scale], n int64) (allowed bool, a Answer, places []int64, err error) {
 	deficits, places := make([]int64, len(b.scales)), make([]int64, len(b.scales))
 	if s, at, place, _ := book.Spend("key", b.scales, n); s != nil {
@@ -208,11 +202,11 @@ func (b *bank) taker(book *Book[bucket.Scale], n int64) (allowed bool, a Answer,
 	return a.Allowed, a, places, err
 }
 
-// histories is how many random ones are tried; the long run of them is in _verify.
+// histories is how many random histories are tried; _verify runs more.
 var histories = flag.Int("histories", 60, "how many random histories of leases are tried")
 
-// Whatever processes do that lease from one bucket, no unit of it is spent but by one of them, once, and while it is
-// there: with a link that delays and loses, crashes, and takes of any size.
+// Whatever processes that lease from one bucket do, each unit is spent at most once, by one of them, and only while it is
+// valid: over links that delay and lose, with crashes, and with takes of any size.
 func TestHistories(t *testing.T) {
 	calls := 0
 	for seed := range *histories {
@@ -252,7 +246,7 @@ func randomHistory(t *testing.T, r *rand.Rand) (leased int) {
 			return loses && random.IntN(10) == 0, loses && random.IntN(10) == 0
 		}}
 		book, crashes := b.book(period, l), r.IntN(4) == 0
-		largest := int64(1 + r.IntN(3)*r.IntN(4))
+		maxTake := int64(1 + r.IntN(3)*r.IntN(4))
 		for range 1 + r.IntN(4) {
 			pause, busy := time.Duration(1+r.IntN(4000))*time.Microsecond, rand.New(rand.NewPCG(r.Uint64(), 3))
 			all.Go(func() {
@@ -268,13 +262,13 @@ func randomHistory(t *testing.T, r *rand.Rand) (leased int) {
 					default:
 						time.Sleep(time.Duration(busy.Int64N(int64(pause))))
 					}
-					b.taker(book, 1+busy.Int64N(largest))
+					b.taker(book, 1+busy.Int64N(maxTake))
 				}
 			})
 		}
 	}
 	all.Wait()
-	time.Sleep(2 * time.Second) // for the calls that are still under way
+	time.Sleep(2 * time.Second) // until the calls that are under way have ended
 	b.disjoint()
 	for i, over := range b.windows() {
 		require.LessOrEqual(t, over, int64(0), "limit %d: %+v", i, scales[i])

@@ -1,5 +1,5 @@
-// Package lease spends tokens in this process that were withdrawn from a shared bucket in blocks. It knows buckets and
-// their units, and nothing of Redis, limits or requests: where the blocks come from is a function.
+// Package lease withdraws tokens from a shared bucket in blocks, and spends them in this process. It knows buckets and
+// their units, and nothing of Redis, limits or requests: a function withdraws the blocks.
 //
 // # Why no token is spent too many
 //
@@ -18,12 +18,12 @@
 //	             │            └─────┴────────────┤
 //
 // A grant is the piece that ends at r·t + D, with D the deficit after it. Pieces are disjoint, because r·t + D only
-// rises. A unit at x is granted only where x ≤ r·t + C, and spent only while x ≥ r·t. So whatever is spent between s and
-// s + W has a place of its own between r·s and r·(s+W) + C, which has room for C + r·W units. It does not matter how many
-// processes there are, whether they crash, and whether replies are lost.
+// rises. A unit at x is granted only where x ≤ r·t + C, and spent only while x ≥ r·t. So each unit that is spent between
+// s and s + W has a place of its own between r·s and r·(s+W) + C, where there are C + r·W places. It does not matter how
+// many processes there are, whether they crash, and whether replies are lost.
 //
-// Time is measured here, from before the call on, so that it is never less than what has passed at the bucket, and it is
-// counted 1/1024 too long, because clock rates differ.
+// This process measures the time since a grant from before its call, so that it is never less than what has passed at the
+// bucket. It adds 1/1024, because clock rates differ.
 //
 // Unspent tokens are not returned: they come back by themselves as time passes over them, and returning them would hand
 // out the same places twice.
@@ -40,7 +40,7 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 )
 
-// Config is what a Book is told. T is a limit, as takes name it.
+// Config configures a Book. T is a limit, as takes name it.
 type Config[T comparable] struct {
 	Period time.Duration // how long a block lasts at the rate at which this process spends
 	Budget time.Duration // how long a take waits
@@ -62,18 +62,18 @@ type Book[T comparable] struct {
 const (
 	sets = 256
 	ways = 4
-	// hot is from how many takes a second on a key is leased. Below, a block would be a token or two, and void before
-	// it is spent.
+	// hot is how many takes a second a key needs to be leased. With fewer, a block would be a token or two, and void
+	// before it is spent.
 	hot = 200
-	// oldest is how old a segment may get. A Reset or a changed limit elsewhere is heeded by then.
-	oldest = time.Second
-	// Shortest is in how many periods a bucket must refill at least to be leased. Of a smaller one, processes would hold so much that
-	// others starve.
+	// maxAge is how old a segment may get, so that a Reset or a changed limit in another process takes effect by then.
+	maxAge = time.Second
+	// Shortest is how many periods a bucket must take to refill in order to be leased. Of a smaller bucket, a few
+	// processes would hold so much that others starve.
 	Shortest = 32
-	// briefly is how long a key that the bucket has nothing for is let alone, on average, unless calls take longer.
-	briefly = 10 * time.Millisecond
-	// mostOfBucket is the part of a bucket that one process may hold.
-	mostOfBucket = 16
+	// dryPause is how long, on average, an empty bucket is not asked again, unless calls take longer.
+	dryPause = 10 * time.Millisecond
+	// maxPartOfBucket bounds what one process may hold: one part in so many of the bucket.
+	maxPartOfBucket = 16
 )
 
 // New returns a book without leases. It takes about 0.4 MB.
@@ -81,20 +81,20 @@ func New[T comparable](config Config[T]) *Book[T] {
 	return &Book[T]{config: config, base: time.Now(), seed: maphash.MakeSeed()}
 }
 
-// Period is how long a block is meant to last.
+// Period is how long a block should last.
 func (b *Book[T]) Period() time.Duration { return b.config.Period }
 
 // Answer is what came of a take.
 type Answer struct {
 	Allowed bool
 	Asked   bool  // the shared bucket has decided, and not the lease
-	Void    int64 // at least how many ticks a refusal lasts
+	Void    int64 // how many ticks a refusal lasts at least
 	At      int64 // tick of the shared bucket from which places count
 	Scales  []bucket.Scale
 }
 
-// Spend takes n tokens from the lease of a key with one limit, if that needs nothing but to take them. Otherwise it
-// returns no scale, and Take is to be asked, which says what the numbers are.
+// Spend takes n tokens from the lease of a key with one limit, if that needs no lock. Otherwise it returns no scale, and
+// the caller has to call Take. The numbers are those of Take's Answer, places and deficits.
 func (b *Book[T]) Spend(key string, limits []T, n int64) (s *bucket.Scale, at, place, deficit int64) {
 	hash := maphash.String(b.seed, key) | 1
 	if e := b.sets[hash>>1%sets].find(hash); e != nil {
@@ -111,7 +111,7 @@ func (b *Book[T]) Spend(key string, limits []T, n int64) (s *bucket.Scale, at, p
 // its limits are too small. It writes to deficits what each limit's shared bucket lacks, less what is on lease here, and, if
 // it is allowed, to places the ends of the pieces that were taken, in units after PerTick times At.
 //
-// The error is that of the call on which the take has waited.
+// The error is that of the call that the take has waited for.
 func (b *Book[T]) Take(key string, limits []T, n int64, deficits, places []int64) (a Answer, ok bool, err error) {
 	hash := maphash.String(b.seed, key) | 1 // 0 is no key's.
 	set := &b.sets[hash>>1%sets]
@@ -123,7 +123,7 @@ func (b *Book[T]) Take(key string, limits []T, n int64, deficits, places []int64
 	}
 	now = e.lock(now)
 	switch {
-	case !e.leases(b, hash, key, limits, n, now):
+	case !e.countTake(b, hash, key, limits, n, now):
 		e.unlock()
 		return a, false, nil
 	case e.spend(now, n, notFresh):
@@ -148,12 +148,12 @@ func (b *Book[T]) Take(key string, limits []T, n int64, deficits, places []int64
 		return w.answer, true, w.err
 	}
 	a.Scales = e.scales
-	e.show(now, deficits)
+	e.writeDeficits(now, deficits)
 	e.unlock()
 	return a, true, nil
 }
 
-// wait waits until a waiter is told what came of it, or its time is up.
+// wait returns when the waiter has its answer, or its time is up.
 func (b *Book[T]) wait(e *entry[T], w *waiter) error {
 	timer := time.NewTimer(b.config.Budget)
 	defer timer.Stop()
@@ -169,15 +169,16 @@ func (b *Book[T]) wait(e *entry[T], w *waiter) error {
 		return nil
 	default:
 	}
-	w.gone = true
+	w.gaveUp = true
 	if i := slices.Index(e.waiting, w); i >= 0 {
 		e.waiting = slices.Delete(e.waiting, i, i+1)
 	}
 	return fmt.Errorf("the lease of the key could not be renewed within %v: %w", b.config.Budget, context.DeadlineExceeded)
 }
 
-// GiveBack gives n tokens of a take back to the lease that they are of, and reports whether that is still there for all
-// of them. at and places are those of the take's answer. As in package bucket, what time has passed over is void.
+// GiveBack gives n tokens of a take back to the lease that they came from. It reports whether the lease still has the
+// segments of all of them. at and places are those of the take's answer. As in package bucket, what time has passed over is
+// void.
 func (b *Book[T]) GiveBack(key string, limits []T, n, at int64, places, deficits []int64) bool {
 	e, now := b.lock(key)
 	if e == nil {
@@ -203,7 +204,7 @@ func (b *Book[T]) GiveBack(key string, limits []T, n, at int64, places, deficits
 		}
 		t.left(s, now, notFresh)
 	}
-	e.show(now, deficits)
+	e.writeDeficits(now, deficits)
 	return true
 }
 
@@ -225,7 +226,7 @@ func (b *Book[T]) Charge(key string, limits []T, n int64, deficits []int64) (tak
 	if taken > 0 {
 		e.spend(now, taken, notFresh)
 	}
-	e.show(now, deficits)
+	e.writeDeficits(now, deficits)
 	return taken
 }
 
@@ -246,8 +247,9 @@ func (b *Book[T]) Held(key string, scales []bucket.Scale, held []int64) {
 	}
 }
 
-// Forget drops the lease of a key, and what a call under way will bring beyond the takes that wait for it: the shared
-// bucket is being reset, and will hand out the same tokens again. Call it before and after.
+// Forget drops the lease of a key, because its shared bucket is being reset, and will grant the same tokens again. It also
+// drops the surplus of a call under way, once the takes that wait for the call are served. Call it before the reset and
+// after.
 func (b *Book[T]) Forget(key string) {
 	if e, _ := b.lock(key); e != nil {
 		defer e.unlock()
@@ -258,7 +260,7 @@ func (b *Book[T]) Forget(key string) {
 	}
 }
 
-// Doubt drops a refusal that is remembered for a key, and one that is on its way: its shared bucket has got tokens back.
+// Doubt drops a refusal that is remembered for a key, or on its way, because the shared bucket has got tokens back.
 func (b *Book[T]) Doubt(key string) {
 	if e, _ := b.lock(key); e != nil {
 		defer e.unlock()
@@ -277,8 +279,8 @@ func (b *Book[T]) lock(key string) (*entry[T], int64) {
 	return e, e.lock(int64(time.Since(b.base)))
 }
 
-// renew has tokens withdrawn for an entry, beside the takes, with e.mu held. A goroutine does it that ends with the call:
-// without one, the take that finds the lease short would pay the round trip for the others.
+// renew withdraws tokens for an entry on a goroutine that ends with the call, with e.mu held. Without a goroutine, the
+// take that finds the lease short would wait a round trip for the sake of later takes.
 func (b *Book[T]) renew(e *entry[T]) {
 	e.calling = true
 	go func() {
@@ -287,8 +289,8 @@ func (b *Book[T]) renew(e *entry[T]) {
 		for again := true; again; again = len(e.waiting) > 0 {
 			c := e.ask(b.config.Period, now)
 			if !c.asks() {
-				e.waiting = e.serve(c.sent, c.passengers, notFresh)
-				continue // Tokens were given back meanwhile.
+				e.waiting = e.serve(c.sent, c.waiters, notFresh)
+				continue // Meanwhile enough tokens were given back.
 			}
 			key, limits := e.key, e.limits
 			e.unlock()
@@ -300,11 +302,11 @@ func (b *Book[T]) renew(e *entry[T]) {
 	}()
 }
 
-// set is the places where a key may have its entry.
+// set is the entries among which a key may have its own.
 type set[T comparable] struct {
-	mu      sync.Mutex // held to give a place to another key
+	mu      sync.Mutex // held while an entry is given to another key
 	entries [ways]entry[T]
-	past    Stats // of keys that have lost their place
+	past    Stats // of keys that have lost their entries
 }
 
 func (s *set[T]) find(hash uint64) *entry[T] {
@@ -316,9 +318,9 @@ func (s *set[T]) find(hash uint64) *entry[T] {
 	return nil
 }
 
-// notice counts a take of a key that has no place, and gives it one where another has had no takes for long. Otherwise
-// it makes the least busy one lose a take (Misra and Gries, "Finding repeated elements", 1982), so that a flood of keys
-// cannot keep a hot one out. Those that are leased keep their places.
+// notice counts a take of a key that has no entry, and gives it the entry of a key that has had no takes for long. If
+// there is none, it subtracts a take from the least busy key (Misra and Gries, "Finding repeated elements", 1982), so that
+// a flood of keys cannot keep a hot one out. Leased keys keep their entries.
 func (s *set[T]) notice(hash uint64, now int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -326,7 +328,7 @@ func (s *set[T]) notice(hash uint64, now int64) {
 	for i := range s.entries {
 		e := &s.entries[i]
 		if e.hash.Load() == hash {
-			break // Another take was faster.
+			break // Another take has just added the key.
 		}
 		if e.isLeased(time.Duration(now)) {
 			continue

@@ -66,8 +66,7 @@ func TestHotKeysAreLeased(t *testing.T) {
 	}
 }
 
-// A lease is for the limits that it was asked for, for takes up to the capacity, and for buckets that refill slowly
-// enough.
+// A lease serves only the limits that it was made for, takes up to the capacity, and buckets that refill slowly enough.
 func TestNotLeased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		big, small := rate(1000, 1000, time.Second), rate(31, 31*100, time.Second)
@@ -115,7 +114,7 @@ func TestWaitersShareACall(t *testing.T) {
 		b := newBank(t, rate(1_000_000, 1000, time.Second))
 		book := b.book(ten, link{there: 40 * time.Millisecond, back: 40 * time.Millisecond})
 		b.heat(book, 300, 1500*time.Millisecond)
-		time.Sleep(1100 * time.Millisecond) // What was on lease is too old.
+		time.Sleep(1100 * time.Millisecond) // Until what was on lease is too old.
 		b.heat(book, 1000, 250*time.Millisecond)
 		time.Sleep(1100 * time.Millisecond)
 
@@ -142,14 +141,14 @@ func TestWaitersShareACall(t *testing.T) {
 	})
 }
 
-// What the bucket has decided for the takes that waited stands, even if it has refilled over their tokens meanwhile.
+// What the bucket has decided for the takes that waited is final, even if it has refilled over their tokens meanwhile.
 func TestWaitersAreDecidedByTheBucket(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBank(t, rate(100_000, 100_000, time.Second))
 		book := b.book(ten, link{there: 100 * time.Millisecond, back: 100 * time.Millisecond})
 		b.heat(book, 400, 3*time.Second)
 		time.Sleep(1100 * time.Millisecond)
-		b.heat(book, 400, 700*time.Millisecond) // Or it is cold.
+		b.heat(book, 400, 700*time.Millisecond) // So that it stays hot.
 		before := b.called()
 		ok, a, _, err := b.taker(book, 1000)
 		require.NoError(t, err)
@@ -159,8 +158,8 @@ func TestWaitersAreDecidedByTheBucket(t *testing.T) {
 	})
 }
 
-// After a Reset nothing may be spent that was withdrawn before it: the bucket will give it out again. That holds for a call
-// that is under way, too, but for the takes which wait for it.
+// After a Reset, nothing that was withdrawn before may be spent, because the bucket will grant it again. That includes what
+// a call under way brings, except for the takes that wait for it.
 func TestForget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBank(t, rate(20_000, 1000, time.Second))
@@ -197,7 +196,7 @@ func TestGiveBack(t *testing.T) {
 		var a Answer
 		var places []int64
 		e, _ := book.lock("key")
-		for { // Not one that is of two segments.
+		for { // Until a take is of one segment.
 			segments := e.tapes[0].segments[:e.tapes[0].count]
 			e.unlock()
 			var ok bool
@@ -289,7 +288,7 @@ func TestDry(t *testing.T) {
 	})
 }
 
-// Keys that come once do not drive out one that is hot.
+// Keys that come once do not drive out a hot one.
 func TestFloodOfKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBank(t, rate(100_000, 100_000, time.Second))
@@ -311,7 +310,7 @@ func TestFloodOfKeys(t *testing.T) {
 	})
 }
 
-// Two processes that want all there is share it evenly.
+// Two processes that want all tokens share them evenly.
 func TestShares(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBank(t, rate(1000, 1000, time.Second))
@@ -337,7 +336,7 @@ func TestShares(t *testing.T) {
 	})
 }
 
-// Time is counted too long rather than too short: by whole ticks, and by what clocks differ.
+// Time is counted too long rather than too short: in whole ticks, and with a margin for clocks that differ.
 func TestTimeIsCountedTooLong(t *testing.T) {
 	s := bucket.Scale{Capacity: 1000, Token: 1000, PerTick: 3}
 	for elapsed, ticks := range map[time.Duration]int64{

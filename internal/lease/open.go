@@ -9,20 +9,21 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 )
 
-// open is a segment that takes spend from without a lock: the first that has units left, of a key with one limit. All but
-// pos is only to be read. Whoever locks the entry closes it first, so that pos moves no more, and opens another when done.
+// open is a segment that takes spend from without a lock: the first segment with units left, of a key with one limit. All
+// but pos is only to be read. Locking the entry closes the open segment, so that pos no longer moves, and unlocking opens
+// one again.
 //
 // A lock and its counters make a take a third slower on one core, and several times slower where callers meet.
 type open[T comparable] struct {
-	key    string
-	limits []T
-	scales []bucket.Scale
-	most   int64 // tokens that a take may ask for
-	rest   int64 // units on lease when it was opened, of this segment and the next
-	until  int64 // when the lease may be renewed again; a take that comes then looks whether to
-	began  int64 // pos when it was opened
-	end    int64 // up to where it may be spent before the lease is to be renewed, and at most the segment's end
-	audit  auditor
+	key     string
+	limits  []T
+	scales  []bucket.Scale
+	maxTake int64 // tokens that a take may ask for
+	rest    int64 // units on lease when it was opened, of this segment and the next
+	until   int64 // from then on, a take has to lock the entry, because the lease may need renewal
+	began   int64 // pos when it was opened
+	end     int64 // where the lease needs renewal, at most the segment's end; takes beyond it have to lock the entry
+	audit   auditor
 
 	at, sent      int64 // of the segment
 	deficit, seen int64 // of the tape
@@ -33,14 +34,14 @@ type open[T comparable] struct {
 // closed is a pos from which nothing can be taken.
 const closed = math.MaxInt64
 
-// spend takes n tokens, if nothing speaks against it. It returns where the piece ends, and what the shared bucket lacks,
-// less what is on lease here.
+// spend takes n tokens, if that needs no lock. It returns where the piece ends, and what the shared bucket lacks, less
+// what is on lease here.
 func (o *open[T]) spend(now, n int64) (place, deficit int64, ok bool) {
 	s := &o.scales[0]
-	// A clock that was read before the segment came stands for the moment at which it was granted: the take was already
-	// under way then.
+	// If the clock was read before the segment came, the take was already under way then, and counts as one at the
+	// moment of the grant.
 	elapsed := max(0, now-o.sent)
-	if elapsed >= int64(oldest) || now >= o.until || n <= 0 || n > o.most {
+	if elapsed >= int64(maxAge) || now >= o.until || n <= 0 || n > o.maxTake {
 		return 0, 0, false
 	}
 	refilled, cost := refilledAfter(s, elapsed), n*s.Token
@@ -82,10 +83,10 @@ func (e *entry[T]) lock(now int64) int64 {
 	return e.advance(now)
 }
 
-// unlock opens a segment, if there is one to spend from, and unlocks the entry.
+// unlock opens a segment, if there is one to spend from without a lock, and unlocks the entry.
 func (e *entry[T]) unlock() {
 	defer e.mu.Unlock()
-	if len(e.tapes) != 1 || e.largest == 0 || len(e.waiting) > 0 || !e.isHot() {
+	if len(e.tapes) != 1 || e.maxTake == 0 || len(e.waiting) > 0 || !e.isHot() {
 		return
 	}
 	t, s := &e.tapes[0], &e.scales[0]
@@ -95,8 +96,8 @@ func (e *entry[T]) unlock() {
 		return
 	}
 	g := &t.segments[i]
-	// Where the bucket refills faster than it is spent from, each take would find units void and come here. So those that
-	// will be void in a moment are now.
+	// Where the bucket refills faster than takes spend, each take would find void units, and lock the entry. So units that
+	// will be void in a moment are made void now.
 	t.void += g.advance(refilledAfter(s, e.latest-g.sent+int64(e.period)/8))
 	rest := t.left(s, e.latest, notFresh)
 	end, until := g.end, int64(math.MaxInt64)
@@ -112,7 +113,7 @@ func (e *entry[T]) unlock() {
 		return
 	}
 	o := &open[T]{
-		key: e.key, limits: e.limits, scales: e.scales, most: e.largest, audit: e.audit,
+		key: e.key, limits: e.limits, scales: e.scales, maxTake: e.maxTake, audit: e.audit,
 		rest: rest, until: until, began: g.pos, end: end,
 		at: g.at, sent: g.sent, deficit: t.deficit, seen: t.seen,
 	}
@@ -123,5 +124,5 @@ func (e *entry[T]) unlock() {
 // isLeased reports whether takes may be spending from an entry, which another key must not get.
 func (e *entry[T]) isLeased(now time.Duration) bool {
 	o := e.open.Load()
-	return o != nil && now-time.Duration(o.sent) < oldest
+	return o != nil && now-time.Duration(o.sent) < maxAge
 }

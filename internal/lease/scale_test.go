@@ -184,7 +184,8 @@ func (s *scenario) run(t *testing.T, r *rand.Rand) string {
 	share, jain := admitted/exact, sum*sum/(float64(s.processes)*squares)
 	onLease, here := float64(held)/float64(s.limit.Capacity), float64(local)/float64(asked)
 	calls := float64(b.called()) / lasts.Seconds() / float64(s.processes)
-	require.LessOrEqual(t, share, 1.0005, "of the same arrivals one bucket may refuse another one") // Waits move takes in time.
+	// Waits move takes in time, so of the same arrivals one bucket may refuse other takes.
+	require.LessOrEqual(t, share, 1.0005)
 	require.GreaterOrEqual(t, share, s.admitted)
 	require.LessOrEqual(t, onLease, s.held)
 	require.GreaterOrEqual(t, here, s.local)
@@ -212,9 +213,9 @@ func (s *scenario) oneBucket(arrivals []time.Duration) (admitted float64) {
 	return admitted
 }
 
-// bySyncing is how many of the arrivals are admitted where processes decide by a copy of the bucket, add up their takes
-// each 10 ms, and read the others' then: what is done where leases are not exact. The excess is what was admitted in some
-// window beyond the capacity and what refills in it, at the worst, in parts of the capacity.
+// bySyncing is how many of the arrivals are admitted if each process decides by a copy of the bucket, and every 10 ms adds
+// its takes to the shared count and reads those of the others. That is the usual way where leases are not exact. The excess
+// is how much is admitted in some window beyond the capacity and what refills in it, at the worst, in parts of the capacity.
 func (s *scenario) bySyncing(arrivals []time.Duration, r *rand.Rand) (admitted, excess float64) {
 	type copied struct{ deficit, last, own, next int64 }
 	shared, sharedLast := int64(0), int64(0)

@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// queue is calls that wait to be made.
+// queue is the calls that are still to be made.
 type queue struct {
 	mu     sync.Mutex
 	serial Serial
@@ -28,7 +28,7 @@ func (q *queue) add(call func()) {
 	})
 }
 
-// A call that causes another one does not wait for it: the other comes after it, in order.
+// A call that causes another one does not wait for it: the other is made after it.
 func TestCallsAreInOrder(t *testing.T) {
 	var q queue
 	var order []string

@@ -12,10 +12,10 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
-// admin is a user of this package alone, so that tests can take any right from the default user.
+// admin is a user for this package alone, so that tests can take any right from the default user.
 const admin = "redistest"
 
-// adminTimeout is for one command on a busy machine.
+// adminTimeout is how long one command may take, on a busy machine.
 const adminTimeout = 2 * time.Second
 
 // SetACL is ACL SETUSER: SetACL("app", "on", ">secret", "~rl:*", "+get"). Restart forgets it, unless

@@ -15,8 +15,8 @@ import (
 )
 
 // Clock is the wall clock of one server, to the microsecond: TIME, in scripts too, and the expiry of keys follow it
-// at once. It starts as the real one. What redis measures in wall time stands still with it, CLIENT PAUSE and the
-// time-outs between nodes among them; its event loop runs on the monotonic clock, which is never touched.
+// at once. It starts as the real one. While it is frozen, so is all that Redis measures in wall time, such as CLIENT PAUSE
+// and the time-outs between nodes. The event loop runs on the monotonic clock, which is not changed.
 //
 // A Clock is safe for concurrent use until the test ends.
 type Clock struct {
@@ -25,23 +25,23 @@ type Clock struct {
 	shim string
 }
 
-// clockPage is memory shared with the server; preload/clock.c has the same layout. One word holds both what and how,
-// so that the server cannot see one without the other.
+// clockPage is memory shared with the server; preload/clock.c has the same layout. One word holds both the mode and its
+// value, so that the server cannot see one without the other.
 type clockPage struct {
-	word   atomic.Int64 // µs<<1|1: the clock stands at µs; µs<<1: it runs µs ahead of the real one
+	word   atomic.Int64 // µs<<1|1: the clock is frozen at µs; µs<<1: it runs µs ahead of the real one
 	loaded atomic.Int64 // set by the server
 }
 
 // Freeze stops the clock at t, rounded down to the microsecond.
 func (c *Clock) Freeze(t time.Time) { c.page.word.Store(t.UnixMicro()<<1 | 1) }
 
-// Advance moves the clock by d in whole microseconds, back if d is negative, whether it stands or runs.
+// Advance moves the clock by d in whole microseconds, back if d is negative, whether it is frozen or runs.
 func (c *Clock) Advance(d time.Duration) { c.page.word.Add(d.Microseconds() << 1) }
 
 // Shift lets the clock run d ahead of the real one, or behind if d is negative. Shift(0) makes it right again.
 func (c *Clock) Shift(d time.Duration) { c.page.word.Store(d.Microseconds() << 1) }
 
-// Now returns what the clock shows.
+// Now returns the clock's time.
 func (c *Clock) Now() time.Time {
 	word := c.page.word.Load()
 	us := word >> 1

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	masters   = 3 // the fewest that can vote for a failover
+	masters   = 3 // the smallest number that can vote for a failover
 	hashSlots = 16384
 )
 
@@ -56,7 +56,7 @@ func (c *ClusterServers) form() error {
 			return err
 		}
 	}
-	// Everybody meets everybody, because gossip takes seconds too.
+	// Every node is introduced to every other, because gossip takes seconds too.
 	for i, node := range c.nodes {
 		for _, other := range c.nodes[i+1:] {
 			if err := node.do("cluster", "meet", loopback, other.port).Err(); err != nil {
@@ -123,8 +123,8 @@ func (c *ClusterServers) locate(key string) (slot int, master *Server) {
 	return 0, nil
 }
 
-// WaitOK waits until the nodes that run, paused ones left out, serve all slots among them, agree on who serves which,
-// and have their replicas in step.
+// WaitOK waits until the nodes that run, paused ones left out, together serve all slots, agree on which node serves which,
+// and have their replicas in sync.
 func (c *ClusterServers) WaitOK(timeout time.Duration) {
 	c.tb.Helper()
 	if err := poll(timeout, groupInterval, c.ok); err != nil {
@@ -156,8 +156,8 @@ func (c *ClusterServers) ok() error {
 	return nil
 }
 
-// owners returns who serves which slots, as this node sees it. It is an error if it does not see all of up, or a slot
-// without an owner among them.
+// owners returns which node serves which slots, as this node sees it. It is an error if it does not see all nodes of up,
+// or if a slot has no owner among them.
 func (s *Server) owners(up []string) (string, error) {
 	info, err := s.do("cluster", "info").Text()
 	if err != nil {

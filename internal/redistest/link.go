@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Link is a network between a client and a server: a proxy that delivers every byte late.
+// Link is a network between a client and a server: a proxy that delivers every byte after a delay.
 //
 // TCP's own handshake is not delayed, because the kernel answers it; instead the proxy accepts the first bytes of a
 // connection one round trip later than the others.
@@ -42,7 +42,7 @@ func NewLink(tb testing.TB, upstream string, rtt time.Duration) *Link {
 // SetRTT changes the round trip of the bytes that come from now on.
 func (l *Link) SetRTT(rtt time.Duration) { l.oneWay.Store(int64(rtt / 2)) }
 
-// Lead sets the server to which new connections lead.
+// Lead sets the server that new connections go to.
 func (l *Link) Lead(upstream string) { l.upstream.Store(&upstream) }
 
 // Opened returns how many connections have come so far.
@@ -77,7 +77,7 @@ func (l *Link) SetDown(down bool) {
 	}
 }
 
-// resetConn closes a connection with an RST, as a host that is gone does.
+// resetConn closes a connection with an RST, as a host does that has lost it.
 func resetConn(conn net.Conn) {
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)
@@ -125,8 +125,8 @@ func (l *Link) serve(conn net.Conn) {
 
 func (l *Link) roundTrip() time.Duration { return 2 * time.Duration(l.oneWay.Load()) }
 
-// carry copies what comes, each piece as late as the link is long, until either side is gone. The first piece takes
-// longer by handshake.
+// carry copies what comes, each piece with the delay of the link, until either side is gone. The first piece is delayed by
+// handshake more.
 func (l *Link) carry(to io.Writer, from io.Reader, handshake time.Duration) {
 	type piece struct {
 		due  time.Time
@@ -153,7 +153,7 @@ func (l *Link) carry(to io.Writer, from io.Reader, handshake time.Duration) {
 		if n > 0 {
 			arrives := time.Now().Add(time.Duration(l.oneWay.Load()))
 			if first := due.Add(time.Duration(l.oneWay.Load())); first.After(arrives) {
-				arrives = first // What follows does not overtake it.
+				arrives = first // Later pieces do not overtake the first.
 			}
 			pieces <- piece{arrives, append([]byte(nil), buf[:n]...)}
 		}
@@ -163,7 +163,7 @@ func (l *Link) carry(to io.Writer, from io.Reader, handshake time.Duration) {
 	}
 }
 
-// Links are links to several servers, whose clients go on calling them by their own addresses.
+// Links are links to several servers. Clients still use the servers' own addresses.
 type Links struct {
 	tb  testing.TB
 	rtt time.Duration

@@ -33,8 +33,8 @@ func Listen(tb testing.TB, serve func(net.Conn)) (addr string) {
 	return listener.Addr().String()
 }
 
-// Pretend listens until the test ends, and writes to every command what answer returns for it. It hangs up after
-// an answer that says that there are no more.
+// Pretend listens until the test ends, and replies to every command with what answer returns for it. It closes the
+// connection when answer returns false.
 func Pretend(tb testing.TB, answer func(command []string) (reply string, more bool)) (addr string) {
 	tb.Helper()
 	return Listen(tb, func(conn net.Conn) { pretend(conn, answer) })
@@ -46,7 +46,7 @@ func Silent(tb testing.TB) (addr string) {
 	return Listen(tb, func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) })
 }
 
-// Handshake is what Redis 5 answers to the commands with which a client begins: it does not know HELLO.
+// Handshake is what Redis 5, which does not know HELLO, replies to the commands that a client begins with.
 func Handshake(command []string) (reply string, more bool) {
 	if strings.EqualFold(command[0], "hello") {
 		return "-ERR unknown command\r\n", true

@@ -49,8 +49,8 @@ func Sentinel(tb testing.TB, opts ...Option) *SentinelServers {
 		watch("parallel-syncs", "2"),
 	)
 	for _, sentinel := range s.sentinels {
-		// At their own pace they need 20 s to turn a restarted master into a good replica, and with a first ping after 1 s
-		// they take a new master for dead.
+		// By default they need 20 s to turn a restarted master into a good replica, and a first ping after 1 s makes them
+		// take a new master for dead.
 		pace := []any{"sentinel", "debug", "ping-period", 200, "info-period", 1000, "publish-period", 500}
 		if err := sentinel.do(pace...).Err(); err != nil {
 			tb.Fatal(err)
@@ -95,8 +95,8 @@ func (s *SentinelServers) Master() *Server {
 	return byAddr(s.servers, view.addr())
 }
 
-// Failover has a replica promoted although the master is well, and returns when all sentinels know the new master.
-// The old one becomes its replica some seconds later: see WaitOK.
+// Failover promotes a replica although the master works, and returns when all sentinels know the new master. The old one
+// becomes its replica some seconds later: see WaitOK.
 func (s *SentinelServers) Failover() {
 	s.tb.Helper()
 	old := s.Master()
@@ -205,12 +205,12 @@ func (s *SentinelServers) knowsAll(sentinel, master *Server) error {
 	return nil
 }
 
-// instance is what a sentinel tells of a server.
+// instance is what a sentinel reports about a server.
 type instance map[string]string
 
 func (i instance) addr() string { return net.JoinHostPort(i["ip"], i["port"]) }
 
-// view returns what a sentinel tells of the master.
+// view returns what a sentinel reports about the master.
 func (s *SentinelServers) view(sentinel *Server) (instance, error) {
 	cmd := redis.NewMapStringStringCmd(context.Background(), "sentinel", "master", s.MasterName)
 	sentinel.process(cmd)

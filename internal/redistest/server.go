@@ -4,7 +4,7 @@
 // the test ends; on Linux also when the test binary is killed. It takes Redis 7 or newer. Where redis-server is not
 // installed the test is skipped, unless REQUIRE_REDIS=1 is in the environment, which makes that a failure.
 //
-// A call that fails ends the test, so it belongs in the test's own goroutine; clients and clocks may go anywhere.
+// A call that fails ends the test, so it must be made on the test's own goroutine. Clients and clocks may be used on any.
 package redistest
 
 import (
@@ -28,7 +28,7 @@ import (
 
 const (
 	loopback     = "127.0.0.1"
-	readyTimeout = 20 * time.Second // far above the 20 ms it takes: a machine under load is no failure
+	readyTimeout = 20 * time.Second // far above the usual 20 ms, so that a machine under load is no failure
 	exitTimeout  = 20 * time.Second // a master waits up to 10 s for its replicas before it stops
 )
 
@@ -75,7 +75,7 @@ type process struct {
 	exited chan struct{}
 }
 
-// Start runs a server until the end of the test and returns when it answers.
+// Start runs a server until the end of the test, and returns when it answers.
 func Start(tb testing.TB, opts ...Option) *Server {
 	tb.Helper()
 	return startAll(tb, 1, opts...)[0]
@@ -140,7 +140,7 @@ func unavailable(tb testing.TB, why string) {
 
 var errPortTaken = errors.New("port taken")
 
-// start runs the server on a free port. Another process may be quicker to take that port, so it tries some.
+// start runs the server on a free port. Another process may take that port first, so it tries several.
 func (s *Server) start() error {
 	var err error
 	for range 10 {
@@ -158,9 +158,8 @@ func (s *Server) start() error {
 	return err
 }
 
-// freePort picks a port below the range from which the kernel takes those of outgoing connections: in there, a
-// client's own connection could sit on the port of a server that is down for a moment. A cluster node listens 10000
-// higher too.
+// freePort picks a port below the range of outgoing connections: a port in that range could be taken by a client's
+// connection while its server is down for a moment. A cluster node also listens on the port 10000 higher.
 func freePort() (string, error) {
 	var err error
 	for range 100 {
@@ -180,8 +179,8 @@ func bindable(port int) error {
 	return l.Close()
 }
 
-// writeConfig goes through a file, and not through arguments, so that CONFIG REWRITE works: it is how Sentinel and
-// the server itself remember a changed role across Restart.
+// writeConfig writes a file, so that CONFIG REWRITE works, by which Sentinel and the server itself remember a changed role
+// across Restart. Arguments could not be rewritten.
 func (s *Server) writeConfig() error {
 	lines := append([]string{
 		"bind " + loopback,
@@ -220,7 +219,7 @@ func (s *Server) run() error {
 	}
 	p := &process{cmd: cmd, exited: make(chan struct{})}
 	go func() {
-		_ = cmd.Wait() // that it ended is all there is to know; why stands in the log
+		_ = cmd.Wait() // Only that it has ended matters. The log has the reason.
 		close(p.exited)
 	}()
 	s.proc, s.paused = p, false
@@ -252,7 +251,7 @@ func (s *Server) run() error {
 	return nil
 }
 
-// answers returns nil when this very process, and not another one that got the port, serves commands.
+// answers returns nil when this process serves commands, and not another one that got the port.
 func (s *Server) answers() error {
 	info, err := s.info("default")
 	if err != nil {
@@ -383,13 +382,13 @@ func (s *Server) end(sig os.Signal) {
 }
 
 func (s *Server) cleanup() {
-	s.Kill() // reaches a paused process too
+	s.Kill() // It ends a paused process too.
 	if s.tb.Failed() {
 		s.tb.Logf("log of redis-server on %s:\n%s", s.Addr, strings.TrimSpace(s.Log()))
 	}
 }
 
-// poll calls done until it returns nil. After the time-out its last error is the answer.
+// poll calls done until it returns nil. After the time-out it returns done's last error.
 func poll(timeout, every time.Duration, done func() error) error {
 	deadline := time.Now().Add(timeout)
 	for {

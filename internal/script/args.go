@@ -6,15 +6,15 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 )
 
-// Limits is a list of limits as the script takes them. Arguments are kept as go-redis wants them, so that a take
-// neither prints numbers nor allocates for them.
+// Limits is a list of limits as arguments of the script. They are kept in the form that go-redis takes, so that a take
+// neither formats numbers nor allocates for them.
 type Limits struct {
 	Scales  []bucket.Scale // only to be read
 	fixed   []fixedArgs
 	takeOne []any // the arguments of nearly all calls: one token, no wait, no ban
 }
 
-// fixedArgs is the arguments of a limit that do not depend on what is done.
+// fixedArgs are the arguments of a limit that are the same for every change.
 type fixedArgs struct{ text, perTick any }
 
 // NewLimits prepares a list of limits, and keeps it.
@@ -27,7 +27,7 @@ func NewLimits(scales []bucket.Scale) *Limits {
 	return l
 }
 
-// args are the arguments for a change, only to be read.
+// args returns the arguments for a change, only to be read.
 func (l *Limits) args(c *bucket.Change) []any {
 	if *c == (bucket.Change{N: 1}) {
 		return l.takeOne
@@ -65,7 +65,7 @@ func (l *Limits) printBack(c *bucket.Change) []any {
 	return append(args, decimal(c.Back.At), manner, "back")
 }
 
-// lend are the arguments for a lease.
+// lend returns the arguments for a lease.
 func (l *Limits) lend(asks []bucket.Ask) []any {
 	args := make([]any, 0, 4*len(l.Scales)+1)
 	for i := range l.Scales {
@@ -76,7 +76,7 @@ func (l *Limits) lend(asks []bucket.Ask) []any {
 
 const wordLook = "look"
 
-// look are the arguments for a look, by limits or, where l is nil, by what is stored.
+// look returns the arguments for a look, by the limits l, or by the stored ones where l is nil.
 func (l *Limits) look() []any {
 	if l == nil {
 		return []any{wordLook}
@@ -90,10 +90,10 @@ func (l *Limits) look() []any {
 
 var reset = []any{"reset"}
 
-// isLook reports whether arguments are for a look, whose reply is as long as what it finds.
+// isLook reports whether arguments are for a look. The length of its reply depends on what is stored.
 func isLook(args []any) bool { return args[len(args)-1] == any(wordLook) }
 
-// scaleText is a scale as it stands in Redis.
+// scaleText is a scale as the script reads it and Redis stores it.
 func scaleText(s *bucket.Scale) string {
 	return decimal(s.Capacity) + " " + decimal(s.Token) + " " + decimal(s.PerTick)
 }

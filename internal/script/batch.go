@@ -14,65 +14,67 @@ import (
 // node is one server as this process sees it: the takes that wait for it, the flights that are under way, and the
 // connections that are known to be good.
 //
-// A flight is a batch of takes on one connection, which spares Redis and this process most of the cost of a take:
-// reading and writing sockets. It is carried by a goroutine of its own that lives as long as the flight, so that each
-// take keeps its own deadline: one that gives up leaves the connection alone, and the reply that comes late is read
-// and thrown away. go-redis' AutoPipeline batches with goroutines that have to be closed, is slower for a single
+// A flight is a batch of takes on one connection. Sharing the connection saves Redis and this process most of what a
+// take costs: reading and writing sockets. Each flight has a goroutine of its own, so that each take keeps its own
+// deadline: a take that gives up leaves the connection alone, and the flight reads its late reply and drops it.
+//
+// go-redis' AutoPipeline was not taken: it batches with goroutines that have to be closed, is slower for a single
 // caller, and splits batches of commands that must not be sent twice.
 //
-// A flight leaves only when a connection is known to be set up. Setting one up is done beside the takes, see setup.go.
+// A flight leaves only when a connection is known to be set up. Connections are set up beside the takes, see setup.go.
 type node struct {
 	client *redis.Client
 	config Config
 	merger
 
 	conns    int           // connections that the pool may have
-	patience time.Duration // how long a reply is waited for before the connection is given up
+	patience time.Duration // how long a flight waits for its replies before it gives the connection up
 
 	mu         sync.Mutex
-	queue      []*take // in the order in which they came, with some that have given up among them
-	left       int     // those that have given up, in queue
+	queue      []*take // in order of arrival; includes takes that have given up
+	abandoned  int     // takes in queue that have given up
 	flights    []*flight
 	lastLaunch time.Time
 	ready      int // connections that are set up, those of flights included
 	roundTrip  minimum
-	slow       time.Time // when a flight took long, or was lost, last
-	broke      time.Time // when a connection broke or could not be set up, last
-	waking     bool      // whether advance will be called by a timer
+	lastSlow   time.Time // when a flight last took long or was lost
+	lastBreak  time.Time // when a connection last broke or could not be set up
+	waking     bool      // whether a timer will call advance
 	setups     setups
-	used       time.Time // when a take came last
+	lastUsed   time.Time // when the latest take came
 }
 
 const (
-	// fewFlights may be under way however near Redis is, so that it has work while this process reads replies, and so
-	// that one bad connection does not hold everybody up. On loopback, with two, 16 callers get a fifth less than with
-	// four; with eight, batches are so small that 128 callers get less.
+	// fewFlights may be under way however near Redis is, so that Redis has work while this process reads replies, and
+	// so that one bad connection does not hold up all takes. On loopback, with two flights, 16 callers get a fifth less
+	// than with four; with eight, batches are so small that 128 callers get less.
 	fewFlights = 4
-	// mostFlights is how many there may be to a server that is far away: takes then leave a sixteenth of a round trip
-	// after each other. Where the budget has little more than a round trip, there are as many as keep a take's wait for
-	// its flight below an eighth of what is left.
-	mostFlights  = 16
+	// maxFlights may be under way to a server that is far away: flights then leave a sixteenth of a round trip after
+	// each other. Where the budget is little more than a round trip there may be more, as many as keep a take's wait
+	// for its flight below an eighth of the rest of the budget.
+	maxFlights   = 16
 	partOfBudget = 8
-	// worthwhile is how long waiting for company pays: on loopback, it makes fewFlights of a round trip.
+	// worthwhile is how long it pays to wait for more takes to share a flight. A round trip has at most one flight for
+	// each; on loopback that is no more than fewFlights.
 	worthwhile = 50 * time.Microsecond
-	// mostWork bounds what one flight has Redis do without a break, in evaluations of a limit, of which 256 take one
-	// or two milliseconds.
-	mostWork = 256
-	// worthATimer is what timers can tell apart. Takes that come within it are sent together even if few are under way,
-	// because far away one flight with a single take each would leave no connection to the others.
+	// maxWork bounds what one flight has Redis do without a break, in evaluations of a limit. 256 of them take one or
+	// two milliseconds.
+	maxWork = 256
+	// worthATimer is the shortest wait that a timer is set for. Takes that come within it share a flight even if few
+	// flights are under way: far from Redis, flights of a single take each would use up the connections.
 	worthATimer = time.Millisecond
-	// windowOfRoundTrip is how soon a round trip that has become longer is believed.
+	// windowOfRoundTrip bounds how long a shorter round trip is remembered, so that a longer one is noticed.
 	windowOfRoundTrip = 10 * time.Second
 )
 
 // take is a run of the script for one key, and what came of it.
 type take struct {
-	ctx      context.Context // its values are those of a flight that it has for itself
+	ctx      context.Context // a flight with this take alone passes its values on to the client
 	key      string
 	args     []any
 	deadline time.Time
 	asking   bool // the key's slot is moving to this node
-	alone    bool // not to be merged with others, because its slot is moving
+	unmerged bool // not to be merged with others, because its slot is moving
 
 	state takeState // guarded by the node's mu
 	done  chan struct{}
@@ -83,13 +85,13 @@ type take struct {
 type takeState uint8
 
 const (
-	waiting  takeState = iota // in the queue
-	hopeless                  // out of it, because a reply would be late
+	waiting takeState = iota // in the queue
+	tooLate                  // taken out of the queue, because the reply would come after the deadline
 	sent
 	gaveUp
 )
 
-// work is the number of limits that are evaluated: each has four arguments, and a ban as much as two limits.
+// work is the number of limits that are evaluated: each has four arguments. A ban counts as up to two limits.
 func (t *take) work() int { return (len(t.args) + 3) / 4 }
 
 func (t *take) finish(reply []int64, err error) {
@@ -101,14 +103,14 @@ func (t *take) finish(reply []int64, err error) {
 type flight struct {
 	takes []*take
 	began time.Time
-	few   [4]*take // room for a small batch
+	few   [4]*take // the memory of takes while there are few, to allocate once
 }
 
 // lateError is the error of a take whose time was up.
 type lateError struct {
 	sent   bool
 	budget time.Duration
-	cause  error // of the latest connection that could not be set up, nil if it was not for want of one
+	cause  error // why the latest set-up failed, if the take had no connection; else nil
 }
 
 func (e *lateError) Error() string {
@@ -131,29 +133,29 @@ func (e *lateError) Unwrap() []error {
 
 func newNode(client *redis.Client, config Config, sameSlot bool) *node {
 	options := client.Options()
-	n := &node{client: client, config: config, conns: options.PoolSize, used: time.Now()}
+	n := &node{client: client, config: config, conns: options.PoolSize, lastUsed: time.Now()}
 	if most := options.MaxActiveConns; most > 0 {
 		n.conns = min(n.conns, most)
 	}
 	n.merger = merger{client: client, prefix: config.Prefix, sameSlot: sameSlot, tagged: hasHashTag(config.Prefix)}
-	// A connection that is silent for ten budgets is not a good one any more.
+	// A connection that is silent for ten budgets is taken to be broken.
 	n.patience = max(10*config.Budget, 500*time.Millisecond)
 	if read := options.ReadTimeout; read > 0 {
 		n.patience = min(n.patience, read)
 	}
-	n.patience = max(min(n.patience, longestSetup), config.Budget)
+	n.patience = max(min(n.patience, maxSetupTime), config.Budget)
 	n.setups.patience = setupPatience(options)
 	return n
 }
 
-// do has the take sent, and returns when it has its reply or its time is up. A take that has given up before it was
-// sent never will be.
+// do sends the take, and returns when it has its reply or its time is up. A take that gives up before it is sent is
+// never sent.
 func (n *node) do(t *take) error {
 	n.mu.Lock()
-	n.used = time.Now()
-	if f := n.alone(t); f != nil {
+	n.lastUsed = time.Now()
+	if f := n.direct(t); f != nil {
 		n.mu.Unlock()
-		return n.flyAlone(f, t)
+		return n.flyDirect(f, t)
 	}
 	t.done = make(chan struct{})
 	n.queue = append(n.queue, t)
@@ -180,36 +182,36 @@ func (n *node) await(t *take) error {
 	}
 	late := &lateError{sent: t.state == sent, budget: n.config.Budget}
 	if t.state == waiting {
-		n.left++
+		n.abandoned++
 		if n.ready == 0 {
 			late.cause = n.setups.err
 		}
 	}
 	t.state = gaveUp
-	if 2*n.left > len(n.queue) {
+	if 2*n.abandoned > len(n.queue) {
 		n.queue = slices.DeleteFunc(n.queue, func(t *take) bool { return t.state == gaveUp })
-		n.left = 0
+		n.abandoned = 0
 	}
 	return late
 }
 
-// alone returns a flight for a take that need not be carried, nil if it must be, with n.mu held: where Redis is next
-// door, a goroutine to carry a take costs a tenth of it. If the reply is late after all, it costs the connection, and
-// takes are carried for a while.
-func (n *node) alone(t *take) *flight {
+// direct returns a flight for a take that the caller may send itself, or nil if the take must queue, with n.mu held.
+// Where Redis is next door, a goroutine for a flight adds a tenth to the cost of a take. If a direct take's reply is
+// late after all, that costs the connection, and all takes queue for a while.
+func (n *node) direct(t *take) *flight {
 	const nextDoor, calm = time.Millisecond, time.Second
 	rtt := n.roundTrip.value()
-	if rtt == 0 || rtt > min(nextDoor, n.config.Budget/20) || len(n.queue) > n.left || t.asking ||
-		len(n.flights) >= min(fewFlights, n.ready) || n.used.Sub(n.slow) < calm {
+	if rtt == 0 || rtt > min(nextDoor, n.config.Budget/20) || len(n.queue) > n.abandoned || t.asking ||
+		len(n.flights) >= min(fewFlights, n.ready) || n.lastUsed.Sub(n.lastSlow) < calm {
 		return nil
 	}
-	f := &flight{began: n.used}
+	f := &flight{began: n.lastUsed}
 	n.flights = append(n.flights, f)
 	return f
 }
 
-// flyAlone sends a take within its own deadline.
-func (n *node) flyAlone(f *flight, t *take) error {
+// flyDirect sends a take on the caller's goroutine, within the take's own deadline.
+func (n *node) flyDirect(f *flight, t *take) error {
 	ctx, cancel := context.WithDeadline(context.WithoutCancel(t.ctx), t.deadline)
 	defer cancel()
 	cmd := newOnceCmd(ctx, call{"evalsha", sha, []string{t.key}, t.args})
@@ -242,23 +244,23 @@ func (n *node) advance() {
 	}
 }
 
-// next returns a flight that is to leave now, nil for none, with n.mu held. Where takes wait for a connection, it sees
-// to that.
+// next returns a flight that is to leave now, or nil, with n.mu held. Where takes wait for a connection, it has one set
+// up.
 func (n *node) next() *flight {
-	if len(n.queue) == n.left {
+	if len(n.queue) == n.abandoned {
 		clear(n.queue)
-		n.queue, n.left = n.queue[:0], 0
+		n.queue, n.abandoned = n.queue[:0], 0
 		return nil
 	}
 	now := time.Now()
-	most, apart := n.schedule()
+	atOnce, apart := n.schedule()
 	flying := len(n.flights)
-	if flying >= most {
+	if flying >= atOnce {
 		flying -= n.lateFlights(now)
 	}
 	switch since := now.Sub(n.lastLaunch); {
-	case flying >= most, len(n.flights) >= 2*most:
-		return nil // One that lands goes on.
+	case flying >= atOnce, len(n.flights) >= 2*atOnce:
+		return nil // The next flight to land calls next again.
 	case flying > 0 && since < apart && (flying >= fewFlights || apart >= worthATimer):
 		n.wake(apart - since)
 		return nil
@@ -275,37 +277,37 @@ func (n *node) next() *flight {
 	return f
 }
 
-// foundIdle reports whether the pool has connections that others have set up, with n.mu held, while all that this node
-// knows of are in the air. After one has broken, those that are idle are no better until they are set up anew.
+// foundIdle reports whether the pool has connections that others have set up, with n.mu held, while flights use all that
+// this node knows of. After a connection has broken, idle ones are not trusted until they are set up anew.
 func (n *node) foundIdle(now time.Time) bool {
-	if now.Sub(n.broke) < longestSetup {
+	if now.Sub(n.lastBreak) < maxSetupTime {
 		return false
 	}
 	n.ready = min(len(n.flights)+int(n.client.PoolStats().IdleConns), n.conns)
 	return len(n.flights) < n.ready
 }
 
-// schedule is how many flights may be under way, and how far apart they leave. Near Redis, takes that have to wait do
-// so for a landing; far away that would cost a round trip, so there are more flights, and a take waits for a part of
-// one.
-func (n *node) schedule() (most int, apart time.Duration) {
+// schedule is how many flights may be under way at once, and how far apart they leave. Near Redis, a take that has to
+// wait does so until a flight lands. Far away that would cost a round trip, so more flights are under way, and a take
+// waits for a part of a round trip.
+func (n *node) schedule() (atOnce int, apart time.Duration) {
 	rtt := n.roundTrip.value()
-	most = min(max(int(rtt/worthwhile), fewFlights), mostFlights, n.conns)
-	if left := n.config.Budget - rtt; left > 0 && left < rtt {
-		most = min(max(most, int(partOfBudget*rtt/max(left, worthATimer))), n.conns)
+	atOnce = min(max(int(rtt/worthwhile), fewFlights), maxFlights, n.conns)
+	if rest := n.config.Budget - rtt; rest > 0 && rest < rtt {
+		atOnce = min(max(atOnce, int(partOfBudget*rtt/max(rest, worthATimer))), n.conns)
 	}
-	if most <= fewFlights {
-		return most, 0
+	if atOnce <= fewFlights {
+		return atOnce, 0
 	}
 	have := max(n.ready, 1)
 	if rtt+rtt/time.Duration(have) > n.config.Budget*3/4 {
-		have += 1 + have/4 // They follow each other faster than those can, so that more will be set up.
+		have += 1 + have/4 // Flights then want to leave sooner than a connection is free, so that more are set up.
 	}
-	return most, rtt / time.Duration(min(have, most))
+	return atOnce, rtt / time.Duration(min(have, atOnce))
 }
 
-// lateFlights is how many flights nobody waits for any more, or not for long. They keep their connections, and others
-// may fly.
+// lateFlights is how many flights are so late that their takes have given up, or soon will. They keep their
+// connections, but do not count against the number of flights at once.
 func (n *node) lateFlights(now time.Time) int {
 	late := 0
 	for _, f := range n.flights {
@@ -316,22 +318,22 @@ func (n *node) lateFlights(now time.Time) int {
 	return late
 }
 
-// board fills a flight from the queue, and reports whether anybody flies.
+// board moves takes from the queue to a flight, and reports whether there were any to move.
 func (n *node) board(f *flight) bool {
 	work, i := 0, 0
 	for ; i < len(n.queue); i++ {
 		t := n.queue[i]
 		if t.state == gaveUp {
-			n.left--
+			n.abandoned--
 		} else if n.canBeInTime(t, f.began) {
 			work += t.work()
-			if work > mostWork && len(f.takes) > 0 {
+			if work > maxWork && len(f.takes) > 0 {
 				break
 			}
 			t.state = sent
 			f.takes = append(f.takes, t)
 		} else {
-			t.state = hopeless
+			t.state = tooLate
 		}
 	}
 	n.queue = slices.Delete(n.queue, 0, i)
@@ -339,13 +341,13 @@ func (n *node) board(f *flight) bool {
 }
 
 // canBeInTime reports whether a reply can come before the take's deadline. A take that has just come is always sent:
-// if Redis were thought to be too far away for it, nothing would ever show the contrary.
+// if it were not because Redis seems too far away, no reply would ever show that Redis is near again.
 func (n *node) canBeInTime(t *take, now time.Time) bool {
 	left := t.deadline.Sub(now)
 	return left >= n.roundTrip.value() || left >= n.config.Budget*3/4
 }
 
-// fly carries a flight, and then those that can leave when it has landed.
+// fly carries a flight, and then the flights that can leave once it has landed.
 func (n *node) fly(f *flight) {
 	for f != nil {
 		legs, err := n.carry(f)
@@ -359,7 +361,7 @@ func (n *node) fly(f *flight) {
 
 // carry sends the takes of a flight down one connection, and gives each its reply or error.
 func (n *node) carry(f *flight) (legs int, err error) {
-	parent := context.Background() // What takes share has none of their values.
+	parent := context.Background() // A flight of several takes carries none of their values.
 	if len(f.takes) == 1 {
 		parent = context.WithoutCancel(f.takes[0].ctx)
 	}
@@ -368,22 +370,22 @@ func (n *node) carry(f *flight) (legs int, err error) {
 	return n.send(ctx, f.takes, n.stillWaits)
 }
 
-// stillWaits reports whether somebody waits for a take that was sent and did not run.
+// stillWaits reports whether the caller still waits for a take that was sent and did not run.
 func (n *node) stillWaits(t *take) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return t.state != gaveUp
 }
 
-// land notes that a flight has landed, and what that says about connections, with n.mu held.
+// land removes a flight that has ended with err, and updates what is known about connections, with n.mu held.
 func (n *node) land(f *flight, legs int, err error) {
 	now := time.Now()
 	flying := len(n.flights)
 	if err != nil || now.Sub(f.began) > n.config.Budget/4 {
-		n.slow = now
+		n.lastSlow = now
 	}
 	if err != nil && !isFull(err) {
-		n.broke = now
+		n.lastBreak = now
 	}
 	if i := slices.Index(n.flights, f); i >= 0 {
 		n.flights = slices.Delete(n.flights, i, i+1)
@@ -393,12 +395,12 @@ func (n *node) land(f *flight, legs int, err error) {
 		if legs == 1 {
 			n.roundTrip.add(now, now.Sub(f.began))
 		}
-		n.ready = min(max(n.ready, flying), n.conns) // Each of them has one.
+		n.ready = min(max(n.ready, flying), n.conns) // Each flight has a connection.
 		n.doubtOneServer(now, len(f.takes))
 	case isFull(err):
 	case errors.Is(err, context.DeadlineExceeded):
 		n.ready = max(n.ready-1, 0)
-	default: // Where one connection broke, the others are doubted; those that fly will tell.
+	default: // One connection broke, so idle ones are not trusted; those of the other flights will soon be known.
 		n.ready = flying - 1
 	}
 }
@@ -408,7 +410,7 @@ func (n *node) doubtOneServer(now time.Time, takes int) {
 	if takes < 2 || len(n.flights) >= n.ready || !n.merger.due(now) {
 		return
 	}
-	probe := &flight{began: now} // It has a connection, too.
+	probe := &flight{began: now} // Counts as a flight, because it uses a connection.
 	n.flights = append(n.flights, probe)
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), n.patience)
@@ -421,7 +423,7 @@ func (n *node) doubtOneServer(now time.Time, takes int) {
 	}()
 }
 
-// wake has advance called later, with n.mu held.
+// wake calls advance later, with n.mu held.
 func (n *node) wake(after time.Duration) {
 	if n.waking {
 		return
@@ -435,8 +437,8 @@ func (n *node) wake(after time.Duration) {
 	})
 }
 
-// minimum is the least of what was added in the last one or two windows. The least round trip is the one without
-// queues.
+// minimum is the shortest duration that was added in the last one or two windows. The shortest round trip is one that
+// did not wait in a queue.
 type minimum struct {
 	current, previous time.Duration // 0 for none
 	since             time.Time

@@ -24,8 +24,8 @@ var (
 
 // perDay is one limit.
 func perDay(capacity, tokens int64) *Limits {
-	s, most := bucket.NewScale(capacity, tokens, int64(24*time.Hour))
-	if most < capacity {
+	s, maxCapacity := bucket.NewScale(capacity, tokens, int64(24*time.Hour))
+	if maxCapacity < capacity {
 		panic("no such limit")
 	}
 	return NewLimits([]bucket.Scale{s})
@@ -121,8 +121,8 @@ func TestTakeThatIsAloneIsNotBatched(t *testing.T) {
 	require.Zero(t, counter.flights.Load())
 }
 
-// TestBatchesKeepTheBudget has Redis stand still under many callers: each gives up in time, what was still queued
-// is never sent, and what was sent is charged at most once.
+// TestBatchesKeepTheBudget pauses Redis under many callers: each gives up in time, takes that were still queued are never
+// sent, and takes that were sent are charged at most once.
 func TestBatchesKeepTheBudget(t *testing.T) {
 	server := redistest.Start(t)
 	const budget, callers = 100 * time.Millisecond, 200

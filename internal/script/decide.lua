@@ -1,20 +1,19 @@
 
--- The general path: whatever is asked for, and whatever is there.
+-- The general path, for all that the fast path leaves.
 
 local MAX_UNITS, MAX_DEFICIT = 4503599627370496, 9007199254740991
 local TOLERANCE = 1000000 -- microseconds that a clock may be behind and still be the same clock
-local SLACK = 2000        -- milliseconds that a key outlives its buckets: TOLERANCE and some more
+local SLACK = 2000        -- milliseconds that a key outlives its buckets: TOLERANCE, and as much again
 
--- Numbers as floats under any Lua. Under 5.1 all are, and the integers of 5.3 and later would wrap around. What goes
--- out passes through math.floor, which makes an integer of it there and changes nothing here.
+-- A number as a float under any Lua. Under 5.1 all numbers are floats; the integers of 5.3 and later would wrap around.
+-- Replies pass through math.floor, which returns integers under 5.3 and later, and changes nothing under 5.1.
 local function number(text) return tonumber(text) + 0.0 end
 
-local asked, word = #ARGV, ARGV[#ARGV] -- how many arguments are limits, and what is asked for
+local asked, word = #ARGV, ARGV[#ARGV] -- how many arguments describe limits, and what is asked for
 local banning, giving, leasing = word == 'ban', word == 'back', word == 'lease'
 local looking, resetting = word == 'look', word == 'reset'
 if banning then asked = asked - 5 elseif giving then asked = asked - 3
 elseif leasing or looking or resetting then asked = asked - 1 end
-
 
 local function refill(deficit, pertick, elapsed) return math.max(0, deficit - elapsed * pertick) end
 
@@ -45,12 +44,13 @@ end
 
 local function size(bucket) return bucket.capacity * bucket.token end
 
--- A limit's bucket as it is after so long, taken over from what is stored; Scale.TakeOver says why. Its deficit is by
--- the limit's capacity, and surplus is by how many tokens the bucket is larger.
+-- A limit's bucket after the elapsed time, taken over from the stored one; Scale.TakeOver explains it. Its deficit is
+-- counted from the limit's capacity. The surplus is how many tokens larger the stored
+-- bucket is.
 local function taken(stored, limit, elapsed)
   local capacity, token, pertick = string.match(limit, '^(%d+) (%d+) (%d+)$')
   local bucket = {capacity = number(capacity), token = number(token), pertick = number(pertick), deficit = 0, surplus = 0}
-  -- Full by its old limit, it is full: it may have expired as such.
+  -- A bucket that is full by its old limit is full: its key may have expired.
   if not stored or refill(stored.deficit, stored.pertick, elapsed) == 0 then return bucket end
   local deficit = convert(stored.deficit, stored.token, bucket.token)
   if stored.capacity > bucket.capacity then
@@ -64,7 +64,7 @@ local function taken(stored, limit, elapsed)
   return bucket
 end
 
--- The same for a bucket of a ban: other options for it forgive what they would not count.
+-- The same for a bucket of a ban. If the ban's options have changed, a debt that they would not count is forgiven.
 local function rescaled(stored, limit, elapsed)
   local bucket = taken(stored, limit, elapsed)
   if stored and (stored.capacity ~= bucket.capacity or stored.token ~= bucket.token or stored.pertick ~= bucket.pertick) then
@@ -73,13 +73,14 @@ local function rescaled(stored, limit, elapsed)
   return bucket
 end
 
--- A bucket after so long that is not asked for.
+-- A stored bucket after the elapsed time, by its own limit.
 local function untouched(bucket, elapsed)
   bucket.deficit = refill(bucket.deficit, bucket.pertick, elapsed)
   return bucket
 end
 
--- Reads " 1 2 3 4 ..." into buckets, from the given number on. Also returns the first number. Not a state of ours: nil.
+-- Reads " 1 2 3 4 ..." into buckets, from the number at index first on. Also returns the first number. Returns nil if the
+-- text is not a rate limit's state.
 local function parse(text, first)
   local numbers, buckets = {}, {}
   for digits in string.gmatch(text, ' (%d+)') do
@@ -95,8 +96,8 @@ local function parse(text, first)
   return buckets, numbers[1]
 end
 
--- Reads what is stored under a key: buckets, those of a ban, and their time. Nothing is no buckets. What does not parse
--- is not ours: it is never overwritten, and never taken for a full bucket.
+-- Reads what is stored under a key: buckets, those of a ban, and their time. An absent key has no buckets. Text that does
+-- not parse is not a rate limit's: it is never overwritten, and never taken for a full bucket.
 local function read(state)
   if not state then return {}, {}, now end
   if string.find(state, '  ', 1, true) or string.sub(state, -1) == ' ' then return nil end
@@ -109,7 +110,7 @@ local function read(state)
   return buckets, bans, last
 end
 
--- How many tokens a bucket grants to a lease, nil if it has fewer than are needed; package bucket says why.
+-- How many tokens a bucket grants to a lease, nil if it has fewer than are needed; as Ask.Grant of package bucket.
 local function grant(bucket, need, want, floor)
   local function whole(units) return (units - math.fmod(units, bucket.token)) / bucket.token end
   local there = whole(math.max(0, size(bucket) - bucket.deficit))
@@ -123,7 +124,7 @@ local function banned(strikes)
   return math.ceil(math.max(0, strikes.deficit - size(strikes)) / strikes.pertick)
 end
 
--- What a give-back is worth in a bucket; package bucket says why.
+-- How many units a give-back is worth in a bucket; as Back.worth of package bucket.
 local function worth(bucket, deficit, units, at, moment)
   if at - moment > TOLERANCE then return 0 end
   local left = refill(deficit, bucket.pertick, math.max(0, moment - at))
@@ -141,21 +142,22 @@ local function decide(key)
   local state = redis.pcall('GET', key)
   if state and state.err then
     if string.find(state.err, 'WRONGTYPE', 1, true) then return {-1} end
-    redis.call('GET', key) -- Fails with what it has failed with.
+    redis.call('GET', key) -- Fails again, and so ends the script with Redis' error.
   end
   local buckets, bans, last = read(state)
   if not buckets then return {-1} end
 
-  -- Time that goes backwards mints nothing. A little (clocks of two masters at a failover) is waited out. More
-  -- would starve the key until the clock is back, so its time starts again from here, with the deficit kept.
-  local elapsed, late, rebased = now - last, 0, false
+  -- A clock that goes backwards mints nothing. If it is a little behind the state (two masters' clocks at a failover),
+  -- the key waits until it has caught up. If it is further behind, waiting would starve the key, so its time starts
+  -- again from now, and it keeps its deficit.
+  local elapsed, behind, rebased = now - last, 0, false
   if elapsed < 0 then
-    if elapsed >= -TOLERANCE then late = -elapsed else rebased = true end
+    if elapsed >= -TOLERANCE then behind = -elapsed else rebased = true end
     elapsed = 0
   end
 
   if looking then
-    local answer = {1, math.floor(late), asked > 0 and asked or #buckets}
+    local answer = {1, math.floor(behind), asked > 0 and asked or #buckets}
     local function add(bucket)
       for _, field in ipairs({'capacity', 'token', 'pertick', 'deficit'}) do
         answer[#answer + 1] = math.floor(bucket[field])
@@ -173,7 +175,7 @@ local function decide(key)
         if refill(bucket.deficit, bucket.pertick, elapsed) > 0 then found = 1 end
       end
     end
-    -- A full bucket that expires at once equals an absent one, and spares the ACL a DEL.
+    -- A full bucket that expires at once equals an absent one, and needs no right to DEL.
     if state then redis.call('SET', key, string.format('b1 %.0f', now), 'PX', 1) end
     return {found, 0}
   end
@@ -188,7 +190,7 @@ local function decide(key)
     local bucket = taken(buckets[#wanted + 1], ARGV[i], elapsed)
     wanted[#wanted + 1] = bucket
     if giving then
-      bucket.cost = -worth(bucket, number(ARGV[i + 1]), number(ARGV[i + 2]), number(ARGV[asked + 1]), now + late)
+      bucket.cost = -worth(bucket, number(ARGV[i + 1]), number(ARGV[i + 2]), number(ARGV[asked + 1]), now + behind)
     elseif leasing then
       bucket.grant = grant(bucket, number(ARGV[i + 1]), number(ARGV[i + 2]), number(ARGV[i + 3]))
       bucket.cost = (bucket.grant or 0) * bucket.token
@@ -201,7 +203,7 @@ local function decide(key)
   end
 
   local changed = false
-  local answer = {allowed and 1 or 0, math.floor(late)}
+  local answer = {allowed and 1 or 0, math.floor(behind)}
   for _, bucket in ipairs(wanted) do
     if allowed then
       local deficit = math.min(math.max(0, bucket.deficit + bucket.cost), MAX_DEFICIT)
@@ -214,7 +216,8 @@ local function decide(key)
     for _, bucket in ipairs(wanted) do answer[#answer + 1] = allowed and math.floor(bucket.grant) or 0 end
   end
   if strikes then
-    -- A refusal is a strike, and the last strike a ban; Ban.Strike says how. A look is no offence.
+    -- A refusal is a strike, and the last strike starts a ban, as in Ban.Strike of package bucket. A take of nothing is
+    -- not counted.
     if not (allowed or shut or look) then
       changed = true
       strikes.deficit = strikes.deficit + strikes.token
@@ -227,13 +230,13 @@ local function decide(key)
     answer[#answer + 1] = math.floor(banned(strikes))
   end
 
-  -- Write once, and only if something changes. A refusal changes nothing, but for a clock that starts again.
+  -- Write once, and only if something changes. A refusal changes nothing, unless the key's time starts again.
   if not (changed or rebased) then return answer end
   for i = #wanted + 1, #buckets do wanted[i] = untouched(buckets[i], elapsed) end
   if not strikes and bans[1] then
     strikes, memory = untouched(bans[1], elapsed), untouched(bans[2], elapsed)
   end
-  local fields, full = {string.format('b1 %.0f', now + late)}, 0
+  local fields, full = {string.format('b1 %.0f', now + behind)}, 0
   local function write(bucket)
     local surplus = bucket.surplus or 0
     local deficit = math.min(bucket.deficit + surplus * bucket.token, MAX_DEFICIT)
@@ -247,8 +250,8 @@ local function decide(key)
     write(memory)
   end
   if state or full > 0 then
-    -- The key lives until every bucket is full, and as much longer as a clock may be behind.
-    redis.call('SET', key, table.concat(fields, ' '), 'PX', string.format('%.0f', math.ceil((full + late) / 1000) + SLACK))
+    -- The key lives until every bucket is full, and longer by what a clock may be behind.
+    redis.call('SET', key, table.concat(fields, ' '), 'PX', string.format('%.0f', math.ceil((full + behind) / 1000) + SLACK))
   end
   return answer
 end

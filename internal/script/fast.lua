@@ -1,10 +1,10 @@
 -- One decision about a key, or the same about each of several, atomic because Redis runs a script alone. The
 -- arithmetic is that of package bucket, in doubles, which are exact integers below 2^53. All numbers are integers.
 --
--- KEYS     the keys. One of several costs half of one alone: the rest is what Redis does to run a script at all.
+-- KEYS     the keys. One of several costs half of what one alone does: the other half is the cost of running a script.
 -- ARGV     a take or a debt, four for each limit: "capacity token pertick", the limit in tokens, units in a token,
 --          and units that come back each microsecond; the largest deficit that admits, -1 for none; the units to add
---          to the deficit; and pertick again. Where refusals may start a ban, then: the limits of its buckets of
+--          to the deficit; and pertick again. If refusals may start a ban, these follow: the limits of its buckets of
 --          strikes and of memory; the shortest and the longest ban in microseconds; and "ban".
 --          A give-back, four for each limit: the limit; the deficit right after the take; the units to give back; and
 --          pertick. Then the time of the take; "plain", "leave" or "queued"; and "back".
@@ -15,8 +15,8 @@
 -- Reply    the time in microseconds since the epoch, and then for each key: 1 if allowed, 0 if not, or -1 if the key
 --          holds something that is not a rate limit; microseconds that the clock is behind the state; each limit's
 --          deficit in units; and, if bans were asked for, the microseconds that the key is still shut out.
---          A lease: 1 if everything needed is granted, or 0; how far the clock is behind; each limit's deficit after it;
---          and the tokens that each limit grants.
+--          A lease: 1 if everything needed is granted, or 0; how far the clock is behind; each limit's deficit
+--          afterwards; and the tokens that each limit grants.
 --          A reset: 1 if there was anything to forget, and 0. A look, of one key: 1; how far the clock is behind; how
 --          many buckets; each bucket's capacity, token, pertick and deficit; and those of the two of a ban, if any.
 --
@@ -24,8 +24,8 @@
 --          epoch. If there was ever a ban or a strike, " ban" and its two buckets follow. Text, so that GET shows it:
 --          struct.pack is a tenth faster. One string: a hash costs a fifth more.
 --
--- Redis itself refuses a write (out of memory, a replica, a full disk) only as the first of a script. So an error
--- means that nothing was done.
+-- Redis refuses a write (out of memory, a replica, a full disk) only if it is the script's first. So an error means that
+-- nothing was done.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -37,7 +37,8 @@ if #ARGV == 4 and ARGV[4] ~= 'look' then
   reply = {now, 0, 0, 0} -- space for one key's numbers
   local limit, ceiling, cost, pertick = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
   local call, pcall, match, format, ceil = redis.call, redis.pcall, string.match, string.format, math.ceil
-  -- A state under this limit, of which nothing is special in a pattern, and how a new one begins.
+  -- Matches a state under this limit, whose text has no character that is special in a pattern; and how a new state
+  -- begins.
   local mine = '^b1 (%d+) ' .. limit .. ' (%d+)$'
   local fresh = format('b1 %s%06d %s ', time[1], time[2], limit)
   for i = 1, #KEYS do
@@ -58,7 +59,7 @@ if #ARGV == 4 and ARGV[4] ~= 'look' then
         if allowed == 1 and cost > 0 then
           deficit = deficit + cost
           if deficit > 9007199254740991 then deficit = 9007199254740991 end
-          -- The numbers as texts that are at hand or made here: Redis makes them with 17 digits, which takes longer.
+          -- All numbers are passed as text: Redis would format them with 17 digits, which takes longer.
           call('SET', key, fresh .. format('%.0f', deficit),
             'PX', format('%.0f', ceil(ceil(deficit / pertick) / 1000) + 2000))
         end

@@ -10,16 +10,16 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Server is what one server says of itself.
+// Server is what one server reports about itself.
 type Server struct {
 	Addr      string
-	Eviction  string        // its maxmemory-policy; "" where it does not say
+	Eviction  string        // its maxmemory-policy; "" if not reported
 	Replica   bool          // it is a replica, which takes no writes
-	RoundTrip time.Duration // to ask it that, on a connection that was set up
+	RoundTrip time.Duration // how long one question took, on a connection that was set up
 }
 
-// Inspect asks the servers that answer within ctx, and returns them sorted by address. One that may not be asked, or
-// cannot, is left out.
+// Inspect asks all servers for their state, and returns those that answer within ctx, sorted by address. A server that
+// cannot be reached, or does not permit INFO, is left out.
 func (r *Runner) Inspect(ctx context.Context) []Server {
 	var mu sync.Mutex
 	var servers []Server
@@ -56,7 +56,7 @@ func (r *Runner) Inspect(ctx context.Context) []Server {
 	return servers
 }
 
-// field reads a field of what INFO answers.
+// field reads a field of an answer to INFO.
 func field(info, name string) string {
 	for line := range strings.Lines(info) {
 		if value, ok := strings.CutPrefix(strings.TrimSpace(line), name+":"); ok {
@@ -66,6 +66,6 @@ func field(info, name string) string {
 	return ""
 }
 
-// FewestConnections is how many connections to each server the client's pool must have for takes not to hold each other
-// up where Redis is near; further away more are used.
+// FewestConnections is how many connections to each server the client's pool needs, so that takes do not hold each other
+// up where Redis is near. Further away more are used.
 const FewestConnections = fewFlights

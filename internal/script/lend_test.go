@@ -14,7 +14,7 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
-// The script lends what bucket.State lends, to the unit, between takes, debts and give-backs of others.
+// The script lends exactly what bucket.State lends, between takes, debts and give-backs of others.
 func TestLendAsState(t *testing.T) {
 	ctx := context.Background()
 	server := redistest.Start(t, redistest.WithClock())
@@ -31,8 +31,8 @@ func TestLendAsState(t *testing.T) {
 		var state bucket.State
 		all := make([]bucket.Scale, 1+r.IntN(3))
 		for i := range all {
-			scale, most := bucket.NewScale(1+r.Int64N(1<<r.IntN(20)), 1+r.Int64N(1<<r.IntN(10)), int64(1+r.IntN(1000))*int64(time.Millisecond))
-			require.LessOrEqual(t, scale.Capacity, most)
+			scale, maxCapacity := bucket.NewScale(1+r.Int64N(1<<r.IntN(20)), 1+r.Int64N(1<<r.IntN(10)), int64(1+r.IntN(1000))*int64(time.Millisecond))
+			require.LessOrEqual(t, scale.Capacity, maxCapacity)
 			all[i] = scale
 		}
 		for range 50 {

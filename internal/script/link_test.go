@@ -15,7 +15,7 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
-// load has callers take for so long, each of keys of its own in turn, and counts what came of it.
+// load has callers take for a time, each from keys of its own in turn, and counts the results.
 type load struct{ ok, failed atomic.Int64 }
 
 func (l *load) run(runner *Runner, callers int, lasts time.Duration) {
@@ -36,8 +36,8 @@ func (l *load) run(runner *Runner, callers int, lasts time.Duration) {
 	calling.Wait()
 }
 
-// Over a link, connections are set up beside the takes, and then takes succeed: with the budget of the default store, a
-// new connection alone would take longer than one take may.
+// Over a link, connections are set up beside the takes, so that takes succeed. A take that had to set one up itself would
+// take longer than the default budget.
 func TestTakesOverALink(t *testing.T) {
 	server := redistest.Start(t)
 	for _, rtt := range []time.Duration{5 * time.Millisecond, 17 * time.Millisecond, 20 * time.Millisecond} {
@@ -56,7 +56,8 @@ func TestTakesOverALink(t *testing.T) {
 					ok, failed := steady.ok.Load(), steady.failed.Load()
 					t.Logf("cold %d, of which %d failed; then %d, of which %d failed, %d connections and %d more",
 						cold.ok.Load()+cold.failed.Load(), cold.failed.Load(), ok+failed, failed, opened, link.Opened()-opened)
-					// On a busy machine more takes are late than the link makes so; without set-ups beside the takes all fail.
+					// On a busy machine, more takes are late than the link alone would delay. Without set-ups beside the takes,
+					// all of them would fail.
 					require.Positive(t, ok)
 					require.LessOrEqual(t, failed, ok/5)
 				})

@@ -16,13 +16,13 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 )
 
-// merger makes one run of the script of takes that ask the same about different keys, as the takes of one limiter
-// mostly do. One of many then costs Redis half of one alone.
+// merger combines takes that ask the same about different keys, as the takes of one limiter mostly do, into one run of
+// the script. A take that is one of many costs Redis half of what it costs alone.
 //
-// On a cluster it does so for keys of one slot. Elsewhere it does so for all, but only after it has seen that there is
-// one server. A proxy may look like one, and spread keys over several (Envoy does): it sends a script to where its
-// first key lives, and there the others would be strangers, with full buckets. What was seen is a guess with a date:
-// an address may lead to such a proxy tomorrow.
+// On a cluster it merges keys of one slot. Elsewhere it merges all keys, but only once it has found out that there is one
+// server. A proxy may look like one server and spread keys over several (Envoy does): it sends a script to the server of
+// its first key, where the other keys would not be found, and so would have full buckets. The finding expires, because
+// the same address may lead to such a proxy tomorrow.
 type merger struct {
 	client   *redis.Client
 	prefix   string
@@ -34,20 +34,20 @@ type merger struct {
 	asking    atomic.Bool
 }
 
-// How long an answer to the question whether there is one server is believed. A wrong yes does harm; a no only costs
-// speed; and no answer is no reason to wait long.
+// How long an answer to the question whether there is one server is trusted. A wrong yes does harm, so it expires soon.
+// A wrong no only costs speed. Without an answer, the question is asked again soon.
 const (
 	believeYes     = 10 * time.Second
 	believeNo      = time.Minute
 	believeUnknown = time.Second
 )
 
-// mostLegs bounds how often a flight sends what did not run. A script that the server does not know takes two legs.
-const mostLegs = 8
+// maxLegs bounds how often a flight sends takes, because some that did not run are sent again. A leg is one sending. A
+// script that the server does not know takes two.
+const maxLegs = 8
 
-// send sends takes down one connection, and gives each its reply or error. What certainly did not run is sent again,
-// as long as somebody waits for it. It returns how often it had to, and the error of the connection if that is no
-// good any more.
+// send sends takes down one connection, and gives each its reply or error. It sends takes that certainly did not run
+// again while their callers still wait. It returns how often it sent, and the connection's error if that is broken.
 func (m *merger) send(ctx context.Context, takes []*take, stillWaits func(*take) bool) (legs int, broken error) {
 	inFull := 0 // commands of the next leg that carry the whole script
 	for {
@@ -73,16 +73,17 @@ func (m *merger) send(ctx context.Context, takes []*take, stillWaits func(*take)
 		for i, group := range groups {
 			err := cmds[i].Err()
 			switch {
-			case legs < mostLegs && redis.HasErrorPrefix(err, "NOSCRIPT"):
+			case legs < maxLegs && redis.HasErrorPrefix(err, "NOSCRIPT"):
 				unknown = true
 				again = append(again, group...)
-			case legs < mostLegs && len(group) > 1 && redis.HasErrorPrefix(err, "CROSSSLOT"):
+			case legs < maxLegs && len(group) > 1 && redis.HasErrorPrefix(err, "CROSSSLOT"):
 				m.verdict(false, believeNo)
 				again = append(again, group...)
-			case legs < mostLegs && len(group) > 1 && redis.HasErrorPrefix(err, "TRYAGAIN"):
-				// Their slot is moving, and some of the keys have moved. Each alone is told where it is.
+			case legs < maxLegs && len(group) > 1 && redis.HasErrorPrefix(err, "TRYAGAIN"):
+				// Their slot is moving, and some of the keys have moved. Asked one by one, the server answers for those
+				// it has, and redirects the others.
 				for _, t := range group {
-					t.alone = true
+					t.unmerged = true
 				}
 				again = append(again, group...)
 			default:
@@ -91,9 +92,9 @@ func (m *merger) send(ctx context.Context, takes []*take, stillWaits func(*take)
 		}
 		switch {
 		case unknown && inFull == 0:
-			inFull = 1 // Which makes the script known, where there is one server.
+			inFull = 1 // Where there is one server, that makes the script known to it.
 		case unknown:
-			inFull = mostWork
+			inFull = maxWork
 		}
 		takes = again[:0]
 		for _, t := range again {
@@ -110,12 +111,12 @@ func (m *merger) send(ctx context.Context, takes []*take, stillWaits func(*take)
 	}
 }
 
-// process sends commands in one go, and returns the error of the connection if that is no good any more.
+// process sends commands in one go, and returns the connection's error if that is broken.
 func (m *merger) process(ctx context.Context, cmds []onceCmd, asking bool) error {
 	if len(cmds) == 1 && !asking {
 		return breaks(m.client.Process(ctx, cmds[0]))
 	}
-	// Not by the client's own pipelines: those have another pool, so its connections would have to be set up, too.
+	// The client's own pipelines have another pool, whose connections would have to be set up, too.
 	conn := m.client.Conn()
 	defer conn.Close()
 	pipe := conn.Pipeline()
@@ -143,17 +144,17 @@ func breaks(err error) error {
 	return err
 }
 
-// group puts together the takes that are to be one run of the script: those that differ in their keys only, and may
-// be merged.
+// group returns the takes in groups, each to be one run of the script: takes that may be merged, and differ in their
+// keys only.
 func (m *merger) group(takes []*take) (groups [][]*take) {
 	if len(takes) == 1 {
 		return [][]*take{takes}
 	}
 	merge := m.mayMerge()
-	places := map[string]int{}
+	groupOf := map[string]int{} // index in groups, by question
 	var buf [128]byte
 	for _, t := range takes {
-		if !merge || t.asking || t.alone || isLook(t.args) {
+		if !merge || t.asking || t.unmerged || isLook(t.args) {
 			groups = append(groups, []*take{t})
 			continue
 		}
@@ -164,13 +165,13 @@ func (m *merger) group(takes []*take) (groups [][]*take) {
 		for _, arg := range t.args {
 			question = appendString(append(question, '\n'), arg) // No argument has a line feed.
 		}
-		place, ok := places[string(question)]
+		i, ok := groupOf[string(question)]
 		if !ok {
-			place = len(groups)
-			places[string(question)] = place
+			i = len(groups)
+			groupOf[string(question)] = i
 			groups = append(groups, nil)
 		}
-		groups[place] = append(groups[place], t)
+		groups[i] = append(groups[i], t)
 	}
 	return groups
 }
@@ -180,7 +181,7 @@ func appendString(b []byte, argument any) []byte {
 	return append(b, s...)
 }
 
-// split gives each of those that were merged its part of the reply.
+// split gives each take of a merged group its part of the reply.
 func split(cmd onceCmd, group []*take) {
 	reply, err := cmd.Result()
 	if len(group) == 1 {
@@ -196,7 +197,7 @@ func split(cmd onceCmd, group []*take) {
 			continue
 		}
 		width := (len(reply) - 1) / len(group)
-		own := append(make([]int64, 0, 1+width), reply[0]) // Or one of them would keep the numbers of all.
+		own := append(make([]int64, 0, 1+width), reply[0]) // A copy, or a single take would keep the whole reply alive.
 		t.finish(append(own, reply[1+i*width:1+(i+1)*width]...), nil)
 	}
 }
@@ -204,18 +205,18 @@ func split(cmd onceCmd, group []*take) {
 // mayMerge reports whether keys may be merged at all.
 func (m *merger) mayMerge() bool { return m.sameSlot || m.oneServer.Load() }
 
-// due reports whether it is time to ask whether there is one server. Who is told so asks.
+// due reports whether it is time to ask whether there is one server. A caller that gets true has to call ask.
 func (m *merger) due(now time.Time) bool {
 	return !m.sameSlot && now.UnixNano() >= m.askAgain.Load() && m.asking.CompareAndSwap(false, true)
 }
 
-// verdict notes the answer, and for how long it is believed.
+// verdict notes the answer, and how long to trust it.
 func (m *merger) verdict(one bool, lasts time.Duration) {
 	m.oneServer.Store(one)
 	m.askAgain.Store(time.Now().Add(lasts).UnixNano())
 }
 
-// ask finds out whether there is one server, and returns the error of the connection if that is no good any more.
+// ask finds out whether there is one server, and returns the connection's error if that is broken.
 func (m *merger) ask(ctx context.Context) error {
 	defer m.asking.Store(false)
 	before := m.askAgain.Load()
@@ -233,12 +234,13 @@ func (m *merger) ask(ctx context.Context) error {
 	return breaks(err)
 }
 
-// isOneServer takes from a bucket of its own, and has a number of other keys come first in a look at it. If there
-// are two servers, a look misses it with a chance of one half; that none of them does has one of 1 in 2³².
+// isOneServer takes from a bucket of its own, and then looks at it 32 times, each time behind another key, which a proxy
+// would choose the server by. If there are two servers, a look reaches the wrong one with a chance of one half, so the
+// chance that all 32 find the bucket is 1 in 2³².
 func (m *merger) isOneServer(ctx context.Context) (bool, error) {
 	const looks = 32
 	minute := NewLimits([]bucket.Scale{{Capacity: 1, Token: int64(time.Minute / time.Microsecond), PerTick: 1}})
-	mark := m.prefix + "%" + rand.Text() // No caller's key: their percent signs are followed by two digits.
+	mark := m.prefix + "%" + rand.Text() // Never a caller's key: there, two hexadecimal digits follow each "%".
 
 	take := newOnceCmd(ctx, call{"eval", text, []string{mark}, minute.args(&bucket.Change{N: 1})})
 	if err := m.client.Process(ctx, take); err != nil {
@@ -255,7 +257,7 @@ func (m *merger) isOneServer(ctx context.Context) (bool, error) {
 	for _, cmd := range cmds {
 		reply, err := cmd.Result()
 		if err != nil {
-			return false, nil //nolint:nilerr // CROSSSLOT, or whatever a proxy says to two keys: an answer, and it is no.
+			return false, nil //nolint:nilerr // CROSSSLOT, or whatever error a proxy has for two keys, answers the question: no.
 		}
 		const deficit = 6 // the last number of the second key
 		if len(reply) <= deficit || reply[deficit] == 0 {

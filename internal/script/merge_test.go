@@ -18,7 +18,7 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/redistest"
 )
 
-// merging returns a merger on a server that knows the script, and that it takes for one.
+// merging returns a merger that may merge, on a server that knows the script.
 func merging(t *testing.T, client *redis.Client) *merger {
 	t.Helper()
 	require.NoError(t, client.ScriptLoad(t.Context(), text).Err())
@@ -147,8 +147,8 @@ func TestMergedTakesThatRedisRefusesAreNotCharged(t *testing.T) {
 	require.EqualValues(t, 10, client.DBSize(ctx).Val())
 }
 
-// TestMergingNeedsOneServer has many callers take of many keys, from a server and through a proxy that sends each
-// script to where its first key lives.
+// TestMergingNeedsOneServer has many callers take from many keys, on one server and through a proxy that sends each script
+// to the server of its first key.
 func TestMergingNeedsOneServer(t *testing.T) {
 	shards := []*redis.Client{redistest.Start(t).Client(), redistest.Start(t).Client()}
 	proxy := func(shards []*redis.Client) string {

@@ -12,14 +12,14 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// A take whose fate is unknown (its connection broke, its time was up) is never sent again, because a second
-// run charges twice. These did not run, and say so: sending them again is safe.
+// didNotRun are the errors of takes that certainly did not run, so that sending them again is safe. A take whose fate is
+// unknown (its connection broke, its time was up) is never sent again, because a second run would charge twice.
 var didNotRun = []string{
 	"LOADING", "CLUSTERDOWN", "TRYAGAIN", "READONLY", "MASTERDOWN", "NOREPLICAS", "max number of clients reached",
 }
 
-// retryDelays are the pauses before a take that did not run is sent again: short, because what they bridge, a
-// connection to a server that has just changed its role, is short too, and because the budget is.
+// retryDelays are the pauses before a take that did not run is sent again. They are short because the budget is, and
+// because a server that has just changed its role soon serves again.
 var retryDelays = [...]time.Duration{2 * time.Millisecond, 8 * time.Millisecond}
 
 // mayRetry reports whether the failed take certainly did not run.
@@ -29,7 +29,7 @@ func mayRetry(err error) bool {
 	}
 	var reply redis.Error
 	return errors.As(err, &reply) && slices.ContainsFunc(didNotRun, func(prefix string) bool {
-		// Before version 7, Redis wraps what the script's first write, the only one that it refuses, fails with.
+		// Redis refuses only the first write of a script. Before version 7 it wraps the error of that write.
 		return redis.HasErrorPrefix(reply, prefix) ||
 			redis.HasErrorPrefix(reply, "Error running script") && strings.Contains(reply.Error(), ": -"+prefix+" ")
 	})
@@ -45,7 +45,7 @@ func isFull(err error) bool {
 	return errors.Is(err, redis.ErrPoolTimeout) || errors.Is(err, redis.ErrPoolExhausted)
 }
 
-// pause sleeps, unless the deadline would be over by then.
+// pause sleeps, unless that would go beyond the deadline. It reports whether it has slept.
 func pause(deadline time.Time, d time.Duration) bool {
 	if time.Until(deadline) <= d {
 		return false
@@ -54,8 +54,8 @@ func pause(deadline time.Time, d time.Duration) bool {
 	return true
 }
 
-// slotReloader has a cluster client look where the slots are now. When a node cannot be reached, go-redis does so by
-// itself only once a minute (redis/go-redis#3979), which is how long a failover would last.
+// slotReloader makes a cluster client ask again where the slots are. When a node cannot be reached, go-redis does so by
+// itself only once a minute (redis/go-redis#3979), so takes would fail for that long after a failover.
 type slotReloader struct {
 	cluster *redis.ClusterClient
 	last    atomic.Int64 // Unix time in nanoseconds

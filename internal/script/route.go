@@ -14,9 +14,9 @@ import (
 // router knows which node a key lives on.
 type router interface {
 	route(key string, deadline time.Time) (*node, error)
-	// redirect makes the same take where the error of another sends it on, and returns its error.
+	// redirect repeats a take at the node that its error redirects it to, and returns the error of that.
 	redirect(t *take, err error) error
-	// failed hears of every error.
+	// failed is called with every error.
 	failed(err error)
 }
 
@@ -25,7 +25,7 @@ func newRouter(client redis.UniversalClient, config Config) router {
 	case *redis.ClusterClient:
 		return &cluster{
 			client: client, nodes: nodes{config: config, sameSlot: true}, reloader: slotReloader{cluster: client},
-			following: make(chan struct{}, mostFollowing),
+			following: make(chan struct{}, maxFollowing),
 		}
 	case *redis.Ring:
 		return &ring{client: client, nodes: nodes{config: config}}
@@ -43,7 +43,7 @@ func (s single) route(string, time.Time) (*node, error) { return s.node, nil }
 func (s single) redirect(_ *take, err error) error      { return err }
 func (s single) failed(error)                           {}
 
-// ring is a Ring. Its clients are used themselves, so the hooks that see takes are those of its nodes.
+// ring is a Ring. Takes go to its shards' clients directly, so the hooks that see them are those of the shards.
 type ring struct {
 	client *redis.Ring
 	nodes  nodes
@@ -60,8 +60,8 @@ func (r *ring) route(key string, _ time.Time) (*node, error) {
 func (r *ring) redirect(_ *take, err error) error { return err }
 func (r *ring) failed(error)                      {}
 
-// cluster is a cluster. Its nodes' clients are used themselves, because its own pipelines hold all takes up for those
-// that are redirected.
+// cluster is a cluster. Takes go to its nodes' clients directly, because the pipelines of the cluster client hold up all
+// takes when some are redirected.
 type cluster struct {
 	client   *redis.ClusterClient
 	nodes    nodes
@@ -72,29 +72,29 @@ type cluster struct {
 	loading chan struct{}
 	loadErr error // of the latest attempt
 
-	following chan struct{} // has room for the takes that the client itself sends on
+	following chan struct{} // a semaphore of the takes that the cluster client redirects itself
 }
 
 const (
-	// mostRedirects is how often a take is sent on, while slots move.
-	mostRedirects = 3
-	// mostFollowing is how many the client itself sends on at a time; the others wait for their turn.
-	mostFollowing = 16
+	// maxRedirects is how often one take is redirected, while slots move.
+	maxRedirects = 3
+	// maxFollowing is how many takes the cluster client redirects itself at a time; the others wait for their turn.
+	maxFollowing = 16
 )
 
 func (c *cluster) route(key string, deadline time.Time) (*node, error) {
 	if err := c.waitForSlots(key, deadline); err != nil {
 		return nil, err
 	}
-	client, err := c.client.MasterForKey(context.Background(), key) // Asks nobody, because the slots are known.
+	client, err := c.client.MasterForKey(context.Background(), key) // Sends nothing, because the slots are known.
 	if err != nil {
 		return nil, err
 	}
 	return c.nodes.of(client), nil
 }
 
-// waitForSlots returns when the client knows where the slots are. It finds out beside the takes, as connections are set
-// up.
+// waitForSlots returns when the client knows where the slots are. The client finds out on another goroutine, so that it
+// may take longer than a take's budget.
 func (c *cluster) waitForSlots(key string, deadline time.Time) error {
 	c.mu.Lock()
 	if c.known {
@@ -124,7 +124,7 @@ func (c *cluster) waitForSlots(key string, deadline time.Time) error {
 }
 
 func (c *cluster) load(key string) {
-	ctx, cancel := context.WithTimeout(context.Background(), longestSetup)
+	ctx, cancel := context.WithTimeout(context.Background(), maxSetupTime)
 	defer cancel()
 	_, err := c.client.MasterForKey(ctx, key)
 	c.mu.Lock()
@@ -135,7 +135,7 @@ func (c *cluster) load(key string) {
 }
 
 func (c *cluster) redirect(t *take, err error) error {
-	for range mostRedirects {
+	for range maxRedirects {
 		var reply redis.Error
 		if !errors.As(err, &reply) {
 			return err
@@ -158,7 +158,8 @@ func (c *cluster) redirect(t *take, err error) error {
 	return err
 }
 
-// follow has the client send a take on to a node that no take went to so far. Few are, until the slots are known anew.
+// follow has the cluster client redirect a take to a node that no take has gone to so far. That concerns few takes,
+// until the slots are known anew.
 func (c *cluster) follow(t *take, err error) error {
 	timer := time.NewTimer(time.Until(t.deadline))
 	defer timer.Stop()
@@ -173,7 +174,7 @@ func (c *cluster) follow(t *take, err error) error {
 		defer func() { <-c.following }()
 		defer cancel()
 		cmd := newOnceCmd(ctx, call{"eval", text, []string{t.key}, t.args})
-		pipe := c.client.Pipeline() // Process would ask a node first what kind of command this is.
+		pipe := c.client.Pipeline() // Process would first ask a node for the kind of this command.
 		_ = pipe.Process(ctx, cmd)  // Only queues it.
 		_, _ = pipe.Exec(ctx)
 		t.finish(cmd.Result())
@@ -213,20 +214,20 @@ func (n *nodes) of(client *redis.Client) *node {
 func (n *nodes) at(addr string) (found *node) {
 	n.known.Range(func(key, value any) bool {
 		if key.(*redis.Client).Options().Addr == addr { //nolint:errcheck // Nothing else is in there.
-			found = value.(*node) //nolint:errcheck // Nor is there.
+			found = value.(*node) //nolint:errcheck // See above.
 		}
 		return found == nil
 	})
 	return found
 }
 
-// forget drops the nodes to which no take has gone for a while, which may not be there any more.
+// forget drops the nodes to which no take has gone for a minute. They may not exist any more.
 func (n *nodes) forget() {
 	n.known.Range(func(key, value any) bool {
 		node := value.(*node) //nolint:errcheck // See of.
 		node.mu.Lock()
 		defer node.mu.Unlock()
-		if time.Since(node.used) > time.Minute {
+		if time.Since(node.lastUsed) > time.Minute {
 			n.known.Delete(key)
 		}
 		return true

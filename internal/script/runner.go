@@ -10,13 +10,13 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 )
 
-// Config is what a Runner is told.
+// Config configures a Runner.
 type Config struct {
 	Prefix string        // what every key in Redis begins with
 	Budget time.Duration // how long one call may take
 }
 
-// Runner has the script run on a client's servers. It is safe for concurrent use.
+// Runner runs the script on a client's servers. It is safe for concurrent use.
 type Runner struct {
 	client redis.UniversalClient
 	config Config
@@ -29,8 +29,8 @@ func New(client redis.UniversalClient, config Config) *Runner {
 	return &Runner{client: client, config: config, router: newRouter(client, config)}
 }
 
-// Change has the script make a change to the buckets of a key. Errors but [ErrForeignState] are the client's or the
-// server's, or say what is wrong with a reply.
+// Change makes a change to the buckets of a key. Its errors are [ErrForeignState], the client's, the server's, or about a
+// malformed reply.
 func (r *Runner) Change(ctx context.Context, key string, l *Limits, c *bucket.Change) (bucket.Outcome, error) {
 	reply, err := r.run(ctx, key, l.args(c))
 	if err != nil {
@@ -39,13 +39,13 @@ func (r *Runner) Change(ctx context.Context, key string, l *Limits, c *bucket.Ch
 	return decode(reply, len(l.Scales), c.Ban != nil)
 }
 
-// Lend has the script withdraw tokens from the buckets of a key, and returns how many each limit has granted.
+// Lend withdraws tokens from the buckets of a key for a lease, and returns how many each limit has granted.
 func (r *Runner) Lend(ctx context.Context, key string, l *Limits, asks []bucket.Ask) (o bucket.Outcome, grants []int64, err error) {
 	reply, err := r.run(ctx, key, l.lend(asks))
 	if err != nil {
 		return bucket.Outcome{}, nil, err
 	}
-	// The grants are more numbers of the same kind.
+	// In the reply, the grants follow the deficits.
 	o, err = decode(reply, 2*len(l.Scales), false)
 	if err != nil {
 		return bucket.Outcome{}, nil, err
@@ -54,9 +54,9 @@ func (r *Runner) Lend(ctx context.Context, key string, l *Limits, asks []bucket.
 	return o, grants, nil
 }
 
-// Look has the script say what a key holds, by limits or, where l is nil, by its own, and how far the server's clock is
-// behind that.
-func (r *Runner) Look(ctx context.Context, key string, l *Limits) (state bucket.State, late int64, err error) {
+// Look returns what a key holds, by the limits l, or by the stored ones where l is nil, and how many ticks the server's
+// clock is behind that state.
+func (r *Runner) Look(ctx context.Context, key string, l *Limits) (state bucket.State, clockBehind int64, err error) {
 	reply, err := r.run(ctx, key, l.look())
 	if err != nil {
 		return state, 0, err
@@ -64,7 +64,7 @@ func (r *Runner) Look(ctx context.Context, key string, l *Limits) (state bucket.
 	return decodeLook(reply)
 }
 
-// Reset has the script forget a key, and reports whether there was anything to forget.
+// Reset forgets a key, and reports whether there was anything to forget.
 func (r *Runner) Reset(ctx context.Context, key string) (found bool, err error) {
 	reply, err := r.run(ctx, key, reset)
 	if err != nil {
@@ -84,7 +84,7 @@ func (r *Runner) run(ctx context.Context, key string, args []any) ([]int64, erro
 	reply, err := r.send(ctx, key, args, deadline)
 	for i, delay := range retryDelays {
 		if err == nil || !mayRetry(err) || i > 0 && isDialError(err) || !pause(deadline, delay) {
-			break // A server that is down is not up again in some milliseconds; one more try is for another node.
+			break // A server that is down stays down for longer than the delays. One retry is enough to find another node.
 		}
 		r.router.failed(err)
 		reply, err = r.send(ctx, key, args, deadline)
@@ -95,7 +95,7 @@ func (r *Runner) run(ctx context.Context, key string, args []any) ([]int64, erro
 	return reply, err
 }
 
-// send has the script run where the key lives.
+// send runs the script on the server of the key.
 func (r *Runner) send(ctx context.Context, key string, args []any, deadline time.Time) ([]int64, error) {
 	n, err := r.router.route(key, deadline)
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 )
 
-// The script is sent as one: what nearly all calls are, and then everything else.
+// The script has two files, sent as one text: the fast path, which nearly all calls take, and the general path.
 var (
 	//go:embed fast.lua
 	fast string
@@ -25,24 +25,25 @@ var (
 
 	text = fast + decide
 
-	// sha is of the type in which go-redis wants it, because to make one of the other allocates.
+	// sha is of type any, as go-redis takes it, because converting a string on each call would allocate.
 	sha any = func() string {
 		sum := sha1.Sum([]byte(text)) //nolint:gosec // See the import.
 		return hex.EncodeToString(sum[:])
 	}()
 )
 
-// ErrForeignState says that a key holds something that is not a rate limit. It is left untouched.
+// ErrForeignState means that a key holds something that is not a rate limit. It is left untouched.
 var ErrForeignState = errors.New("state is not a rate limit's")
 
-// call is one run of the script, by EVALSHA and its name, or by EVAL and its text. All are strings.
+// call is one run of the script, by EVALSHA and its hash, or by EVAL and its text. All values are strings.
 type call struct {
 	command, script any
 	keys            []string
 	args            []any
 }
 
-// onceCmd is not sent again when its reply is lost: the script may have run, and a second run charges twice.
+// onceCmd is a command that go-redis does not repeat when its reply is lost: the script may have run, and a second run
+// would charge twice.
 type onceCmd struct {
 	*redis.IntSliceCmd
 	call
@@ -61,8 +62,8 @@ func newOnceCmd(ctx context.Context, c call) onceCmd {
 // NoRetry implements redis.Cmder.
 func (onceCmd) NoRetry() bool { return true }
 
-// checked returns what is wrong with a reply of so many numbers, or of any number of them for 0.
-func checked(reply []int64, numbers int) error {
+// checkReply returns what is wrong with a reply that should have so many numbers, or any number of them for 0.
+func checkReply(reply []int64, numbers int) error {
 	if len(reply) == max(2, numbers) && reply[1] == -1 {
 		return ErrForeignState
 	}
@@ -79,7 +80,7 @@ func decode(reply []int64, limits int, ban bool) (bucket.Outcome, error) {
 	if ban {
 		numbers++
 	}
-	if err := checked(reply, numbers); err != nil {
+	if err := checkReply(reply, numbers); err != nil {
 		return bucket.Outcome{}, err
 	}
 	o := bucket.Outcome{Allowed: reply[1] == 1, At: reply[0] + reply[2], ClockBehind: reply[2], Deficits: reply[3 : 3+limits]}
@@ -89,9 +90,9 @@ func decode(reply []int64, limits int, ban bool) (bucket.Outcome, error) {
 	return o, nil
 }
 
-// decodeLook reads the reply to a look: the state, as it is at its own tick, and how far the clock is behind it.
-func decodeLook(reply []int64) (state bucket.State, late int64, err error) {
-	if err := checked(reply, 0); err != nil {
+// decodeLook reads the reply to a look: the state, as it is at its own tick, and how many ticks the clock is behind it.
+func decodeLook(reply []int64) (state bucket.State, clockBehind int64, err error) {
+	if err := checkReply(reply, 0); err != nil {
 		return state, 0, err
 	}
 	const head, each, bans = 4, 4, 2
@@ -105,7 +106,7 @@ func decodeLook(reply []int64) (state bucket.State, late int64, err error) {
 		})
 	}
 	limits := int(reply[3])
-	if beyond := len(levels) - limits; beyond != 0 && beyond != bans {
+	if rest := len(levels) - limits; rest != 0 && rest != bans {
 		return state, 0, fmt.Errorf("reply %v to a look", reply)
 	}
 	state = bucket.State{Last: reply[0] + reply[2], Levels: levels[:limits]}

@@ -11,52 +11,53 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// setups are the connections of a node that are being set up. To dial and to shake hands (TLS, HELLO, AUTH, SELECT)
-// takes several round trips, which is more than one take's budget where Redis is not next door. So it is not done under
-// a take: takes wait for it within their budgets, and what was begun is finished, and kept in the client's pool.
+// setups are the connections of a node that are being set up. A dial and the handshakes (TLS, HELLO, AUTH, SELECT) need
+// several round trips, which is longer than a take's budget where Redis is not next door. So goroutines of their own set
+// connections up: takes wait for them within their budgets, and a set-up that no take waits for any more still ends, and
+// leaves its connection in the client's pool.
 type setups struct {
 	patience time.Duration
 
 	// The rest is guarded by the node's mu.
 	underWay int
-	began    time.Time // the latest
-	failed   int       // in a row
-	notUntil time.Time // after a failure
+	began    time.Time // when the latest began
+	failed   int       // how many have failed in a row
+	notUntil time.Time // when the next may begin, after a failure
 	err      error     // of the latest, nil if it has succeeded
 }
 
 const (
-	mostSetups   = 2
-	longestSetup = 10 * time.Second
-	// After a failure the next one waits, twice as long each time, so that a server that refuses is not stormed.
-	firstPause   = 10 * time.Millisecond
-	longestPause = 500 * time.Millisecond
-	// staysWanted is how long after the latest take connections are still tried for. It is longer than the cool-off of
-	// a breaker, so that its next probe finds one.
+	maxSetups    = 2
+	maxSetupTime = 10 * time.Second
+	// After a failure the next set-up waits, twice as long each time, so that they do not overload a server in trouble.
+	firstPause = 10 * time.Millisecond
+	maxPause   = 500 * time.Millisecond
+	// staysWanted is how long after the latest take set-ups are still tried. It is longer than the cool-off of a
+	// breaker, so that the breaker's next probe finds a connection.
 	staysWanted = 10 * time.Second
 )
 
-// setupPatience is the client's own time for a dial and a reply.
+// setupPatience is how long a set-up may take: the client's own time limits for a dial and a reply.
 func setupPatience(options *redis.Options) time.Duration {
-	patience := longestSetup
+	patience := maxSetupTime
 	if options.DialTimeout > 0 && options.ReadTimeout > 0 {
 		patience = min(patience, options.DialTimeout+options.ReadTimeout)
 	}
 	return patience
 }
 
-// wantConnection begins a set-up if one may begin, with n.mu held. Takes for which none can be in time fail with what
-// the latest failed with.
+// wantConnection begins a set-up if one may begin, with n.mu held. Takes for which no set-up can be in time fail with the
+// error of the latest one.
 func (n *node) wantConnection(now time.Time) {
 	s := &n.setups
 	switch {
-	case s.underWay >= mostSetups:
+	case s.underWay >= maxSetups:
 	case s.underWay == 1 && n.ready == 0 && now.Sub(s.began) < time.Second:
-		// It will do for all that wait, unless it is stuck.
+		// One connection is enough for all that wait, unless its set-up is stuck.
 	case len(n.flights)+s.underWay >= n.conns:
 	case now.Before(s.notUntil):
 		if n.ready == 0 && s.underWay == 0 {
-			n.refuse(s.notUntil)
+			n.failWaiting(s.notUntil)
 		}
 		n.wake(s.notUntil.Sub(now))
 	default:
@@ -66,11 +67,11 @@ func (n *node) wantConnection(now time.Time) {
 	}
 }
 
-// setUp has the client set a connection up, and leave it in its pool.
+// setUp makes the client set a connection up, which stays in its pool.
 func (n *node) setUp() {
 	ctx, cancel := context.WithTimeout(context.Background(), n.setups.patience)
 	defer cancel()
-	// All good connections that are known of are taken, so this is a new one. TIME is among the rights that takes need.
+	// All connections that are known to be good are in use, so this is a new one. TIME is among the rights that takes need.
 	err := n.askTime(ctx)
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -83,22 +84,22 @@ func (n *node) setUp() {
 		n.advance()
 		return
 	}
-	s.err, n.broke = err, now
+	s.err, n.lastBreak = err, now
 	closed := errors.Is(err, redis.ErrClosed)
 	if !closed {
-		s.notUntil = now.Add(min(firstPause<<min(s.failed, 10), longestPause))
+		s.notUntil = now.Add(min(firstPause<<min(s.failed, 10), maxPause))
 		s.failed++
 	}
 	if n.ready == 0 && s.underWay == 0 {
-		n.refuse(now.Add(n.config.Budget))
+		n.failWaiting(now.Add(n.config.Budget))
 		if !closed {
 			time.AfterFunc(s.notUntil.Sub(now), n.tryAgain)
 		}
 	}
 }
 
-// askTime runs a command on a connection that nobody uses. Those that are idle in the pool may have died with others:
-// over TLS, go-redis does not see that before it uses them. They are tried one after the other, without a pause.
+// askTime runs a command on an idle or new connection. Idle connections may have died when another one broke: over TLS,
+// go-redis notices that only when it uses them. So it tries them one after the other, without a pause.
 func (n *node) askTime(ctx context.Context) (err error) {
 	for range n.conns {
 		idle := n.client.PoolStats().IdleConns
@@ -110,31 +111,31 @@ func (n *node) askTime(ctx context.Context) (err error) {
 	return hungUp(err)
 }
 
-// timeCmd is not sent again by the client, whose pauses are not those of setups.
+// timeCmd is a command that go-redis does not repeat: setups has pauses of its own.
 type timeCmd struct{ *redis.Cmd }
 
 // NoRetry implements redis.Cmder.
 func (timeCmd) NoRetry() bool { return true }
 
-// hungUp says what is wrong where a server closes a new connection without a word.
+// hungUp explains the error of a server that closes a new connection without an answer.
 func hungUp(err error) error {
 	if !errors.Is(err, io.EOF) {
 		return err
 	}
-	return fmt.Errorf("hung up on a new connection, which begins with HELLO (a proxy that does not know it, such as twemproxy, cannot be used): %w", err)
+	return fmt.Errorf("server closed a new connection, which begins with HELLO (a proxy without HELLO, such as twemproxy, cannot be used): %w", err)
 }
 
-// tryAgain begins a set-up after one that has failed, though no take may wait.
+// tryAgain begins a set-up after one that has failed, even if no take waits.
 func (n *node) tryAgain() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if now := time.Now(); n.ready == 0 && n.setups.underWay == 0 && now.Sub(n.used) < staysWanted {
+	if now := time.Now(); n.ready == 0 && n.setups.underWay == 0 && now.Sub(n.lastUsed) < staysWanted {
 		n.wantConnection(now)
 	}
 }
 
-// refuse fails the takes that wait and whose time is up by then, with n.mu held.
-func (n *node) refuse(by time.Time) {
+// failWaiting fails the takes in the queue whose deadline is not after by, with n.mu held.
+func (n *node) failWaiting(by time.Time) {
 	kept := n.queue[:0]
 	for _, t := range n.queue {
 		switch {
@@ -145,10 +146,10 @@ func (n *node) refuse(by time.Time) {
 		}
 	}
 	clear(n.queue[len(kept):])
-	n.queue, n.left = kept, 0
+	n.queue, n.abandoned = kept, 0
 }
 
-// isAnswer reports whether an error is what a server has to say on a connection that is set up.
+// isAnswer reports whether an error is a server's answer, which shows that the connection is set up.
 func isAnswer(err error) bool {
 	for _, prefix := range []string{"NOPERM", "NOAUTH", "LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN"} {
 		if redis.HasErrorPrefix(err, prefix) {

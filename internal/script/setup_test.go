@@ -65,7 +65,7 @@ func TestDeadConnectionsInThePool(t *testing.T) {
 		Addr: link.Addr, PoolSize: conns, ContextTimeoutEnabled: true,
 		Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			conn, err := (&net.Dialer{}).DialContext(ctx, network, addr)
-			return struct{ net.Conn }{conn}, err // As with TLS, whether it is alive cannot be seen.
+			return struct{ net.Conn }{conn}, err // As with TLS, go-redis cannot see whether it is alive.
 		},
 	})
 	defer client.Close()
@@ -79,7 +79,7 @@ func TestDeadConnectionsInThePool(t *testing.T) {
 	}
 	link.Cut()
 	runner := New(client, patient)
-	_, _ = runner.Change(t.Context(), "key", perDay(1, 1), one) // It may be on one of them.
+	_, _ = runner.Change(t.Context(), "key", perDay(1, 1), one) // It may fail on a dead connection.
 	_, err := runner.Change(t.Context(), "key", perDay(1, 1), one)
 	require.NoError(t, err)
 	runner.router.(single).node.mu.Lock()
@@ -87,12 +87,12 @@ func TestDeadConnectionsInThePool(t *testing.T) {
 	require.Zero(t, runner.router.(single).node.setups.failed)
 }
 
-// Takes that are told to go to a node that none went to so far, more of them than the client sends on at a time, all
-// get there.
+// Takes that are redirected to a node that none has gone to so far all get there, even if there are more of them than the
+// client redirects at a time.
 func TestRedirectedTakesTakeTurns(t *testing.T) {
 	nodes := redistest.Cluster(t, 3)
 	runner := New(nodes.Client(), patient)
-	const callers = 4 * mostFollowing
+	const callers = 4 * maxFollowing
 	limits := perDay(callers+1, 1)
 	_, err := runner.Change(t.Context(), "key", limits, one)
 	require.NoError(t, err)
@@ -117,13 +117,13 @@ func TestRedirectedTakesTakeTurns(t *testing.T) {
 	require.Zero(t, remaining(t, runner, "key", limits), "each take is charged once")
 }
 
-// While a slot moves, some of its keys are here and some there, and a run for both is refused.
+// While a slot moves, some of its keys are on one node and some on the other, and a run for keys of both is refused.
 func TestMergedTakesOfAMovingSlot(t *testing.T) {
 	nodes := redistest.Cluster(t, 3)
 	runner := New(nodes.Client(), Config{Prefix: "{slot}:", Budget: patient.Budget})
 	limits := perDay(10, 1)
 	const keys, rounds = 64, 20
-	for k := range keys { // The even ones are there before.
+	for k := range keys { // Keys of even numbers exist before the slot moves.
 		_, err := runner.Change(t.Context(), fmt.Sprint(2*k), limits, one)
 		require.NoError(t, err)
 	}
@@ -150,7 +150,7 @@ func TestMergedTakesOfAMovingSlot(t *testing.T) {
 	moved.Finish()
 }
 
-// A server that closes new connections without a word is named as what it is.
+// The error about a server that closes new connections names the cause.
 func TestHangingUpOnHello(t *testing.T) {
 	addr := redistest.Pretend(t, func(command []string) (string, bool) { return "", !strings.EqualFold(command[0], "hello") })
 	client := redis.NewClient(&redis.Options{Addr: addr, ContextTimeoutEnabled: true})
@@ -159,7 +159,7 @@ func TestHangingUpOnHello(t *testing.T) {
 	require.ErrorContains(t, err, "HELLO")
 }
 
-// What a run of a take costs Redis is never thought to be less than its limits.
+// The estimate of what a take costs Redis is never less than its number of limits.
 func TestWorkOfATake(t *testing.T) {
 	var scales []bucket.Scale
 	for n := 1; n <= 32; n++ {
@@ -180,21 +180,21 @@ func TestWorkOfATake(t *testing.T) {
 // The less time a round trip leaves of the budget, the less a take waits for its flight.
 func TestFlightsLeaveCloserWhereTimeIsShort(t *testing.T) {
 	for _, c := range []struct {
-		rtt         time.Duration
-		conns, most int
-		apart       time.Duration
+		rtt           time.Duration
+		conns, atOnce int
+		apart         time.Duration
 	}{
-		{rtt: 20 * time.Millisecond, conns: 100, most: 16, apart: 1250 * time.Microsecond},
-		{rtt: 30 * time.Millisecond, conns: 100, most: 16, apart: 1875 * time.Microsecond},
-		{rtt: 40 * time.Millisecond, conns: 100, most: 32, apart: 1250 * time.Microsecond},
-		{rtt: 40 * time.Millisecond, conns: 20, most: 20, apart: 2 * time.Millisecond},
-		{rtt: 60 * time.Millisecond, conns: 100, most: 16, apart: 3750 * time.Microsecond},
+		{rtt: 20 * time.Millisecond, conns: 100, atOnce: 16, apart: 1250 * time.Microsecond},
+		{rtt: 30 * time.Millisecond, conns: 100, atOnce: 16, apart: 1875 * time.Microsecond},
+		{rtt: 40 * time.Millisecond, conns: 100, atOnce: 32, apart: 1250 * time.Microsecond},
+		{rtt: 40 * time.Millisecond, conns: 20, atOnce: 20, apart: 2 * time.Millisecond},
+		{rtt: 60 * time.Millisecond, conns: 100, atOnce: 16, apart: 3750 * time.Microsecond},
 	} {
 		t.Run(fmt.Sprint(c.rtt, ", ", c.conns, " connections"), func(t *testing.T) {
 			n := &node{config: Config{Budget: 50 * time.Millisecond}, conns: c.conns, ready: c.conns}
 			n.roundTrip.add(time.Now(), c.rtt)
-			most, apart := n.schedule()
-			require.Equal(t, c.most, most)
+			atOnce, apart := n.schedule()
+			require.Equal(t, c.atOnce, atOnce)
 			require.Equal(t, c.apart, apart)
 		})
 	}

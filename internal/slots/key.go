@@ -9,7 +9,7 @@ import (
 )
 
 // Key is a key as slots hold it: up to 15 bytes as they are, a longer one as 120 bits of two hashes with random seeds,
-// which nobody outside can aim at.
+// so that clients cannot choose keys that collide.
 //
 //	          key1                                     key0
 //	byte      15         14 … 8                        7 … 0
@@ -23,11 +23,11 @@ type Key struct {
 }
 
 const (
-	inlineKey = 15   // the longest key that a slot holds as it is
-	hashedKey = 0xff // the mark of a longer one, where the length would be
+	inlineKey = 15   // length of the longest key that a slot holds as it is
+	hashedKey = 0xff // marks a longer key, in place of its length
 )
 
-// Shard is the index of the key's shard, of so many, which is a power of two.
+// Shard is the index of the key's shard. The number of shards is a power of two.
 func (k *Key) Shard(shards int) int {
 	return int(k.hash >> 32 & uint64(shards-1)) // The low bits choose the slot.
 }
@@ -67,8 +67,8 @@ func (s *Seeds) Key(key string) Key {
 	return s.hashed(key0, key1)
 }
 
-// hashed mixes the words of a key as the runtime does for maps where the processor has no AES (wyhash). maphash
-// takes twice as long for so little.
+// hashed mixes the words of a key as the runtime does for maps on processors without AES (wyhash). maphash would take
+// twice as long for two words.
 func (s *Seeds) hashed(key0, key1 uint64) Key {
 	return Key{key0, key1, mix(s.words[2], mix(key0^s.words[0], key1^s.words[1]))}
 }

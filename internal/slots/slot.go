@@ -15,7 +15,7 @@ import (
 //	fullAt  the instant at which the bucket is full, in units since tick 0; -1 is a dead slot
 //	meta    tick of the last take              the limit's id
 //
-// The bucket is one word, fullAt: tick·perTick + deficit. As long as the limit is the same this is as good as a deficit
+// The bucket is one word, fullAt: tick·perTick + deficit. While the limit stays the same, this means the same as a deficit
 // and its tick, and refilling does not change it:
 //
 //	units   ----|-----------------|-----------------------> time in units
@@ -26,8 +26,8 @@ import (
 //
 // key0, key1 and the id are written under the shard's lock when the slot is made, and never again. Takes change fullAt
 // and the tick without a lock, by compare-and-swap; the tick is advanced before fullAt is swapped, so that it is never
-// older than full. A dead slot never comes back to life, nor for another key, so a take that holds a slot cannot mistake
-// it: dead slots go when the table is rebuilt.
+// older than fullAt. A dead slot stays dead until the table is rebuilt without it. It is never reused, not even for another
+// key, so a take that holds a slot cannot change another key's bucket.
 type Slot struct {
 	key0, key1 atomic.Uint64
 	fullAt     atomic.Int64
@@ -45,7 +45,7 @@ const (
 
 func metaOf(tick int64, limit int) uint64 { return uint64(tick)<<limitBits | uint64(limit) }
 
-// tickOf keeps the sign: in a synctest bubble it is long before tick 0 of a store made outside.
+// tickOf keeps the sign: for a store that was made outside of a synctest bubble, the time inside is long before tick 0.
 func tickOf(meta uint64) int64 { return int64(meta) >> limitBits }
 
 // LimitID is the id of the slot's limit.
@@ -66,17 +66,17 @@ type Applied struct {
 	Allowed     bool
 }
 
-// Apply changes the bucket at the tick now, which was read before the slot was. It is not ok where a slot cannot: it is
-// dead, time is too far for the word, or a refusal has to be counted.
+// Apply changes the bucket at the tick now, which the caller read before it read the slot. It is not ok if the slot cannot
+// make the change: the slot is dead, the tick does not fit the word, or a refusal has to be counted.
 func (s *Slot) Apply(clock *Clock, l *Limit, c *bucket.Change, now int64) (a Applied, ok bool) {
 	ceiling, cost := c.Units(&l.Scale)
 	for {
 		full := s.fullAt.Load()
 		meta := s.meta.Load() // After fullAt, so its tick is no older.
 		if last := tickOf(meta); last > now {
-			// Another take was later, while this goroutine was held up. Seen from an earlier time, tokens would be
-			// missing that have refilled since. Between a synctest bubble and the world outside time may also go
-			// back; then it stands still.
+			// While this goroutine was held up, a later take has changed the slot. At the earlier time, tokens that have
+			// refilled since would still be missing. Between a synctest bubble and the world outside, time may also go
+			// back; then last is used as the time.
 			now = max(clock.Now(), last)
 			continue
 		}
@@ -89,7 +89,7 @@ func (s *Slot) Apply(clock *Clock, l *Limit, c *bucket.Change, now int64) (a App
 			return Applied{before, now, false}, c.Ban == nil // A refusal writes nothing.
 		}
 		deficit := bucket.Charged(before, cost)
-		if c.Back != nil { // Worth less the later it comes.
+		if c.Back != nil { // Its worth depends on the time.
 			deficit, _ = c.Of(0, &l.Scale, before, now)
 		}
 		if deficit != before && !s.swap(full, start+deficit, meta, l, now) {
@@ -110,8 +110,8 @@ func (s *Slot) swap(full, next int64, meta uint64, l *Limit, now int64) bool {
 // State returns the bucket of a slot that is not dead.
 func (s *Slot) State(limits *Limits) *bucket.State { return s.stateAt(limits, s.fullAt.Load()) }
 
-// stateAt returns the bucket that was full at the instant full, which has been read. The tick is read after it, so it is
-// no older.
+// stateAt returns the bucket that is full at the instant full, which was read from the slot. The tick is read afterwards,
+// so it is no older.
 func (s *Slot) stateAt(limits *Limits, full int64) *bucket.State {
 	meta := s.meta.Load()
 	tick, scale := tickOf(meta), limits.At(s.LimitID()).Scale

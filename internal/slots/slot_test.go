@@ -10,14 +10,14 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/bucket"
 )
 
-// tenPerSecond is a known limit of 10 tokens that refill by 10 a second.
+// tenPerSecond adds a limit of 10 tokens that refill by 10 a second.
 func tenPerSecond(limits *Limits) *Limit {
 	scale, _ := bucket.NewScale(10, 10, int64(time.Second))
 	return limits.Add(Spec{10, 10, time.Second}, scale)
 }
 
-// A goroutine that is held up after it has read the clock decides by the time at which it goes on, not by the one it
-// has read, if others have taken meanwhile.
+// If a goroutine is held up after it has read the clock, and others take meanwhile, it decides by the time at which it goes
+// on, not by the time that it has read.
 func TestApplyHeldUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		clock, seeds, table, limits := NewClock(), NewSeeds(), NewTable(), Limits{}
@@ -50,7 +50,7 @@ func TestSwapAfterAnother(t *testing.T) {
 	require.Equal(t, full+1, slot.fullAt.Load())
 }
 
-// A take that has found a slot just before it dies looks again.
+// A take that has found a slot just before it dies does not take from it.
 func TestApplyDeadSlot(t *testing.T) {
 	clock, seeds, table, limits := NewClock(), NewSeeds(), NewTable(), Limits{}
 	limit, key := tenPerSecond(&limits), seeds.Key("key")
@@ -68,12 +68,12 @@ func TestApplyDeadSlot(t *testing.T) {
 	case ok := <-answers:
 		require.False(t, ok, "a take from a dead slot")
 	case <-time.After(10 * time.Second):
-		t.Fatal("a take from a dead slot goes on for ever")
+		require.Fail(t, "a take from a dead slot never ends")
 	}
 	require.Nil(t, table.Find(&key))
 }
 
-// Evict and Rebuilt report how many buckets have gone, so that a store can count its keys.
+// Evict and Rebuilt return how many buckets are gone, so that a store can count its keys.
 func TestEvictedAreCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		clock, seeds, table, limits := NewClock(), NewSeeds(), NewTable(), Limits{}

@@ -4,7 +4,7 @@
 // It is open addressing over slots of half a cache line, without pointers, so that the garbage collector has nothing to
 // scan. A Go map of pointers costs three times the memory and two more cache misses a take; sync.Map costs five.
 //
-// Finding a slot and changing its bucket need no lock. All else does: the caller has one per table.
+// Finding a slot and changing its bucket need no lock. All else needs the caller's lock, one per table.
 package slots
 
 import (
@@ -18,11 +18,11 @@ type Table struct {
 	slots  []Slot // a power of two
 	used   int    // slots that are not free
 	live   int    // slots that are not dead
-	cursor int    // where Evict goes on
+	cursor int    // where Evict continues
 }
 
-// minSlots is the smallest table, 1 KiB: four times the slots that 1,000 keys need. Two keys in one cache line are
-// two cores that wait for each other, and memory is cheap as long as keys are few.
+// minSlots is the size of the smallest table, 1 KiB. Over all shards that is four times the slots that 1,000 keys need: two
+// keys in one cache line make two cores wait for each other, and memory is cheap as long as keys are few.
 const minSlots = 32
 
 // NewTable returns the smallest table.
@@ -30,7 +30,7 @@ func NewTable() *Table { return newTable(minSlots) }
 
 func newTable(slots int) *Table {
 	t := &Table{slots: make([]Slot, slots)}
-	// A page of fresh memory that is read before it is written costs two faults, and for the second the kernel
+	// A page of fresh memory that is read before it is written causes two page faults, and on the second the kernel
 	// interrupts all other cores. Inserts read first, so the pages are written here.
 	const slotsPerPage = 4096 / unsafe.Sizeof(Slot{})
 	for i := 0; i < slots; i += int(slotsPerPage) {
@@ -82,8 +82,8 @@ func (t *Table) Kill(s *Slot, limits *Limits) *bucket.State {
 	return s.stateAt(limits, s.fullAt.Swap(dead))
 }
 
-// Evict kills those of the next places whose buckets are full again, and returns how many. A take that comes in
-// between wins.
+// Evict kills those of the next slots whose buckets are full again, and returns how many it has killed. A bucket that is
+// taken from meanwhile is kept.
 func (t *Table) Evict(limits *Limits, now int64, places int) (evicted int) {
 	for range min(places, len(t.slots)) {
 		s := &t.slots[t.cursor]
@@ -99,15 +99,15 @@ func (t *Table) Evict(limits *Limits, now int64, places int) (evicted int) {
 	return evicted
 }
 
-// Crowded reports whether the table should be rebuilt before another insert. At 13/16 a lookup of a key that is
-// not there sees 15 slots on average, and after doubling a key takes 79 bytes.
+// Crowded reports whether the table should be rebuilt before another insert. At 13/16 full, a lookup of a key that is not
+// there reads 15 slots on average, and after doubling a key takes 79 bytes.
 func (t *Table) Crowded() bool { return t.used >= len(t.slots)*13/16 }
 
-// Rebuilt returns a table of what is in use, with room to grow, and how many buckets were evicted because they were full
-// again. Takes that hold one of the old slots find it dead, and wait for the lock to look again.
+// Rebuilt returns a new table of the slots in use, with room to grow, and how many buckets were evicted because they were
+// full again. A take that holds an old slot finds it dead, and goes on under the lock.
 func (t *Table) Rebuilt(seeds *Seeds, limits *Limits, now int64) (next *Table, evicted int) {
 	evicted = t.Evict(limits, now, len(t.slots))
-	// Up to 5/8 the same size will do: it leaves room for a fifth more, which pays for the rebuild.
+	// Up to 5/8 full is small enough: it leaves room for a fifth more keys, which pays for the rebuild.
 	size := minSlots
 	for t.live > size*5/8 {
 		size *= 2
