@@ -35,6 +35,7 @@ const (
 	WarnForgeableKey   WarningCode = "forgeable_key"       // a header that anybody can send changes the key
 	WarnCredentials    WarningCode = "made_up_credentials" // credentials that nobody has verified change the key
 	WarnPlatformHeader WarningCode = "platform_header"     // the same, by engine.TrustedPlatform: right if only the platform can connect
+	WarnBeforeCORS     WarningCode = "before_cors"         // the limiter runs before cors: browsers cannot read its refusals
 	WarnUnstableKey    WarningCode = "unstable_key"        // two requests of one client have different keys
 	WarnUnixSocket     WarningCode = "unix_socket"         // the key is "" for all clients on a unix socket, and their address elsewhere
 	WarnDoubleCharge   WarningCode = "double_charge"       // a request is charged twice to the same buckets
@@ -91,10 +92,16 @@ func Check(engine *gin.Engine) []Warning {
 
 // inspection is a Check under way.
 type inspection struct {
-	engine    *gin.Engine
-	limiters  []placed
-	forgeable []*Limiter // by made-up credentials
-	warnings  []Warning
+	engine   *gin.Engine
+	limiters []placed
+	warned   []warnedOf
+	warnings []Warning
+}
+
+// warnedOf is a warning of which one for each limiter is enough.
+type warnedOf struct {
+	code    WarningCode
+	limiter *Limiter
 }
 
 func (i *inspection) run(routes []route, readable bool) {
@@ -113,6 +120,7 @@ func (i *inspection) run(routes []route, readable bool) {
 		for _, l := range limiters {
 			i.meet(l, r)
 			i.checkCredentials(l, r)
+			i.checkCORS(l, r)
 		}
 		i.checkRoute(r, limiters)
 	}
@@ -143,6 +151,14 @@ func (p placed) String() string { return fmt.Sprintf("limiter %q on %s", p.name,
 func (i *inspection) warn(code WarningCode, subject, message, fix string) {
 	if w := (Warning{code, subject, message, fix}); !slices.Contains(i.warnings, w) {
 		i.warnings = append(i.warnings, w)
+	}
+}
+
+// warnOnce adds a warning, if none of its code is there for the limiter.
+func (i *inspection) warnOnce(code WarningCode, p placed, message, fix string) {
+	if w := (warnedOf{code, p.Limiter}); !slices.Contains(i.warned, w) {
+		i.warned = append(i.warned, w)
+		i.warn(code, p.String(), message, fix)
 	}
 }
 
@@ -289,9 +305,9 @@ func (i *inspection) checkKey(p placed) {
 }
 
 // checkCredentials finds limiters whose key made-up credentials change, on routes where nothing before them could have
-// verified any. Each is told of once.
+// verified any.
 func (i *inspection) checkCredentials(l *Limiter, r route) {
-	if slices.Contains(i.forgeable, l) || r.mayAuthenticateBefore(l) {
+	if slices.ContainsFunc(r.before(l), mayAuthenticate) {
 		return
 	}
 	for _, header := range []string{"Authorization", "X-Api-Key", "Api-Key", "X-Auth-Token", "Cookie"} {
@@ -299,8 +315,7 @@ func (i *inspection) checkCredentials(l *Limiter, r route) {
 		again, _ := visitor{peer: someone, credential: header, value: "made-up-1"}.key(i.engine, l.key)
 		other, okOther := visitor{peer: someone, credential: header, value: "made-up-2"}.key(i.engine, l.key)
 		if okOne && okOther && one == again && one != other {
-			i.forgeable = append(i.forgeable, l)
-			i.warn(WarnCredentials, placed{l, r.name()}.String(),
+			i.warnOnce(WarnCredentials, placed{l, r.name()},
 				"made-up values of "+header+" have keys of their own, and nothing before the limiter could refuse them: a client that makes them up is not limited",
 				"register what authenticates before the limiter, and count by what it has verified, as with ByValue(\"user_id\")")
 			return
@@ -308,32 +323,43 @@ func (i *inspection) checkCredentials(l *Limiter, r route) {
 	}
 }
 
-// noAuthentication is the packages whose handlers verify nobody.
-var noAuthentication = []string{
-	"github.com/gin-ratelimit/ratelimit", "github.com/gin-gonic/gin",
-	"github.com/gin-contrib/cors", "github.com/gin-contrib/gzip", "github.com/gin-contrib/requestid",
-	"github.com/gin-contrib/timeout", "github.com/gin-contrib/sessions",
-	"go.opentelemetry.io/contrib/instrumentation/github.com/gin-gonic/gin/otelgin",
+// checkCORS finds limiters that run before cors.
+func (i *inspection) checkCORS(l *Limiter, r route) {
+	if slices.ContainsFunc(r.handlers[len(r.before(l)):], func(h gin.HandlerFunc) bool { return isFrom(h, corsPackages) }) {
+		i.warnOnce(WarnBeforeCORS, placed{l, r.name()},
+			"it runs before cors, so it counts preflights, and a browser cannot read its refusals, which have no Access-Control-Allow-Origin",
+			"register cors before the limiter")
+	}
 }
 
-// mayAuthenticateBefore reports whether a handler before the limiter may be one that authenticates: any that is not known
-// to do something else.
-func (r route) mayAuthenticateBefore(l *Limiter) bool {
-	for _, handler := range r.handlers {
-		p := &probe{}
-		p.look(handler)
-		if slices.Contains(p.found, l) {
-			return false
-		}
-		name := runtime.FuncForPC(reflect.ValueOf(handler).Pointer()).Name()
-		if strings.HasPrefix(name, "github.com/gin-gonic/gin.BasicAuth") || !slices.ContainsFunc(noAuthentication, func(pkg string) bool {
-			rest, ok := strings.CutPrefix(name, pkg)
-			return ok && (strings.HasPrefix(rest, ".") || strings.HasPrefix(rest, "/"))
-		}) {
-			return true
-		}
-	}
-	return false
+// noAuthentication is the packages whose handlers verify nobody.
+var noAuthentication = append([]string{
+	"github.com/gin-ratelimit/ratelimit", "github.com/gin-gonic/gin",
+	"github.com/gin-contrib/gzip", "github.com/gin-contrib/requestid",
+	"github.com/gin-contrib/timeout", "github.com/gin-contrib/sessions",
+	"go.opentelemetry.io/contrib/instrumentation/github.com/gin-gonic/gin/otelgin",
+}, corsPackages...)
+
+// corsPackages is the packages whose handlers answer preflights.
+var corsPackages = []string{"github.com/gin-contrib/cors"}
+
+// mayAuthenticate reports whether a handler may be one that authenticates: any that is not known to do something else.
+func mayAuthenticate(handler gin.HandlerFunc) bool {
+	return strings.HasPrefix(nameOf(handler), "github.com/gin-gonic/gin.BasicAuth") || !isFrom(handler, noAuthentication)
+}
+
+// isFrom reports whether a handler is a function of one of the packages, or of one below.
+func isFrom(handler gin.HandlerFunc, packages []string) bool {
+	name := nameOf(handler)
+	return slices.ContainsFunc(packages, func(pkg string) bool {
+		rest, ok := strings.CutPrefix(name, pkg)
+		return ok && (strings.HasPrefix(rest, ".") || strings.HasPrefix(rest, "/"))
+	})
+}
+
+// nameOf is the name of a handler's function, such as "github.com/gin-gonic/gin.Logger.LoggerWithConfig.func1".
+func nameOf(handler gin.HandlerFunc) string {
+	return runtime.FuncForPC(reflect.ValueOf(handler).Pointer()).Name()
 }
 
 // believes reports whether a header changes the key of somebody who could be anybody.
@@ -485,6 +511,15 @@ func (r route) limiters() []*Limiter {
 		p.look(handler)
 	}
 	return p.found
+}
+
+// before returns the handlers that run before the limiter, which is on the route.
+func (r route) before(l *Limiter) gin.HandlersChain {
+	return r.handlers[:slices.IndexFunc(r.handlers, func(h gin.HandlerFunc) bool {
+		p := &probe{}
+		p.look(h)
+		return slices.Contains(p.found, l)
+	})]
 }
 
 // probe is a response to which a limiter answers with itself.

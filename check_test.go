@@ -523,3 +523,33 @@ func TestCheckCredentials(t *testing.T) {
 		})
 	}
 }
+
+// The root module does not require gin-contrib/cors, so Gin's own middlewares stand in for it. The module _compat has the
+// real one.
+func TestCheckCORS(t *testing.T) {
+	corsPackages = append(corsPackages, "github.com/gin-gonic/gin")
+	t.Cleanup(func() { corsPackages = corsPackages[:len(corsPackages)-1] })
+	cors := gin.Recovery()
+
+	first := silentEngine(t)
+	first.Use(cors, byTen())
+	first.GET("/", forbidden)
+	wantWarnings(t, Check(first), nil)
+
+	behind := silentEngine(t)
+	limiter := byTen()
+	behind.GET("/a", cors, limiter, forbidden)
+	behind.GET("/b", limiter, cors, forbidden)
+	behind.GET("/c", limiter, forbidden, cors, forbidden)
+	wantWarnings(t, Check(behind), []string{
+		`before_cors: limiter "default" on GET /b: it runs before cors, so it counts preflights, and a browser cannot read its refusals, ` +
+			"which have no Access-Control-Allow-Origin; fix: register cors before the limiter",
+	})
+}
+
+func TestIsFrom(t *testing.T) {
+	require.True(t, isFrom(gin.Recovery(), []string{"net/http", "github.com/gin-gonic/gin"}))
+	require.True(t, isFrom(gin.Recovery(), []string{"github.com/gin-gonic"}), "a package below")
+	require.False(t, isFrom(gin.Recovery(), []string{"github.com/gin-gonic/gi"}), "a part of a name")
+	require.False(t, isFrom(forbidden, []string{"github.com/gin-gonic/gin"}))
+}
