@@ -83,7 +83,11 @@ func TestGzipStream(t *testing.T) {
 			for i := range 3 {
 				c.SSEvent("n", i)
 				c.Writer.Flush()
-				<-received
+				select {
+				case <-received:
+				case <-c.Request.Context().Done():
+					return
+				}
 			}
 		}))
 		response, err := site.open(t.Context(), http.MethodGet, "/", "Accept-Encoding", "gzip")
