@@ -119,12 +119,11 @@ func TestRelease(t *testing.T) {
 
 	goenv := func(name string) string { return strings.TrimSpace(run(t, ".", nil, "go", "env", name)) }
 	env := []string{
-		"GOWORK=off",
+		"GOENV=off", "GOWORK=off", "GOPRIVATE=", "GONOPROXY=",
 		// What was downloaded once is not downloaded again, but nothing of ours may come from there.
 		"GOPROXY=file://" + proxy + ",file://" + filepath.Join(goenv("GOMODCACHE"), "cache", "download") + "," + goenv("GOPROXY"),
 		"GOMODCACHE=" + t.TempDir(),
 		"GONOSUMDB=*", // Third parties' sums are checked where our modules are built.
-		"GOPRIVATE=", "GONOPROXY=none",
 		"GOFLAGS=-mod=mod -modcacherw -trimpath -buildvcs=false",
 		"GOBIN=" + t.TempDir(),
 	}
