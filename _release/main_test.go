@@ -58,15 +58,12 @@ func run(t *testing.T, dir string, env []string, args ...string) string {
 	command := exec.Command(args[0], args[1:]...)
 	command.Dir = dir
 	command.Env = append(os.Environ(), env...)
-	out, err := command.Output()
-	if err != nil {
-		var stderr []byte
-		if exit, ok := err.(*exec.ExitError); ok {
-			stderr = exit.Stderr
-		}
-		t.Fatalf("%s in %s: %v\n%s%s", command, dir, err, out, stderr)
+	var stdout, stderr strings.Builder
+	command.Stdout, command.Stderr = &stdout, &stderr
+	if err := command.Run(); err != nil {
+		t.Fatalf("%s in %s: %v\n%s%s", command, dir, err, &stdout, &stderr)
 	}
-	return string(out)
+	return stdout.String()
 }
 
 // checkout returns a copy of what would be committed.
