@@ -29,26 +29,29 @@ export GOFLAGS      += -buildvcs=false
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# $(call test-module,directory,flags) builds a module and tests it.
+# Tests of everything are not vetted again: lint does that, and more.
+TEST = test -race -shuffle=on -vet=off
+
+# $(call test-module,directory,flags) tests a module.
 define test-module
-	go -C $(1) build -o /dev/null ./...
-	go -C $(1) test -race -shuffle=on $(2) ./...
+	go -C $(1) $(TEST) $(2) ./...
 
 endef
 
 test: tools ## the root, the console, the example and extra/*, under the race detector: minutes
-	go test -race -shuffle=on $(PACKAGES)
+	go $(TEST) $(PACKAGES)
 	$(foreach module,$(QUICK),$(call test-module,$(module)))
 
 check: lint test test-slow test-386 ## test, lint, the modules that take longer, and 32 bits: what every change has to pass
 
-lint: ## gofmt, go mod tidy, go vet and golangci-lint, in every module
+lint: ## gofmt, go mod tidy, go build, go vet and golangci-lint, in every module
 	@set -e; files=$$(gofmt -s -l .); \
 	if [ -n "$$files" ]; then echo "not formatted, run gofmt -s -w on:" $$files >&2; exit 1; fi
 	@set -e; for module in . $(MODULES); do \
 		packages=./...; if [ $$module = . ]; then packages="$(PACKAGES)"; fi; \
 		echo "lint $$module"; \
 		go -C $$module mod tidy -diff; \
+		go -C $$module build -o /dev/null $$packages; \
 		go -C $$module vet $$packages; \
 		(cd $$module && $(GOLANGCI_LINT) run $$packages); \
 	done
