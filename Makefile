@@ -1,4 +1,4 @@
-# `make help` lists the targets; `make test` is all that continuous integration runs.
+# `make help` lists the targets; .ci/run has those that continuous integration runs.
 
 GOLANGCI_LINT = go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK   = go run golang.org/x/vuln/cmd/govulncheck@v1.9.0
@@ -6,47 +6,58 @@ FUZZTIME      = 10s
 
 # ./... skips directories that begin with an underscore, so the example is named.
 PACKAGES = ./... ./_example
-# Every module below this one: extra/*, _bench, _verify, …
+# Every module below this one: those that `make test` tests with the root, those with a target of their own, and the
+# others, which `make check` adds.
 MODULES  = $(shell find . -mindepth 2 -name go.mod -not -path '*/.*' -exec dirname {} \; | sort)
+QUICK    = $(filter ./extra/% ./_example/%,$(MODULES))
+APART    = ./_compat ./console/browser
+SLOW     = $(filter-out $(QUICK) $(APART),$(MODULES))
 
 # No test may be skipped for want of a Redis, no go.work may change what is built,
 # and a checkout that belongs to another user (a container's volume) is no reason to fail.
 export REQUIRE_REDIS = 1
 # The metrics' tests that run a Prometheus skip where there is none, but not in continuous integration.
 export REQUIRE_PROMTOOL = $(if $(CI),1)
+browser: export REQUIRE_CHROMIUM = 1
 export GOWORK        = off
 export GOFLAGS      += -buildvcs=false
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test lint test-root test-modules test-386 bench verify verify-quick fuzz govulncheck tools
+.PHONY: help test check lint test-slow test-386 compat browser bench verify verify-quick fuzz govulncheck tools chromium
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-test: tools lint test-root test-modules test-386 ## check everything: format, lint, all tests under the race detector
+# Tests of everything are not vetted again: lint does that, and more.
+TEST = test -race -shuffle=on -vet=off
 
-lint: ## gofmt, go mod tidy, go vet and golangci-lint, in every module
+# $(call test-module,directory,flags) tests a module.
+define test-module
+	go -C $(1) $(TEST) $(2) ./...
+
+endef
+
+test: tools ## the root, the console, the example and extra/*, under the race detector: minutes
+	go $(TEST) $(PACKAGES)
+	$(foreach module,$(QUICK),$(call test-module,$(module)))
+
+check: lint test test-slow test-386 ## test, lint, the modules that take longer, and 32 bits: what every change has to pass
+
+lint: ## gofmt, go mod tidy, go build, go vet and golangci-lint, in every module
 	@set -e; files=$$(gofmt -s -l .); \
 	if [ -n "$$files" ]; then echo "not formatted, run gofmt -s -w on:" $$files >&2; exit 1; fi
 	@set -e; for module in . $(MODULES); do \
 		packages=./...; if [ $$module = . ]; then packages="$(PACKAGES)"; fi; \
 		echo "lint $$module"; \
 		go -C $$module mod tidy -diff; \
+		go -C $$module build -o /dev/null $$packages; \
 		go -C $$module vet $$packages; \
 		(cd $$module && $(GOLANGCI_LINT) run $$packages); \
 	done
 
-test-root: tools ## the tests of the root module and of the example, under the race detector
-	go test -race -shuffle=on $(PACKAGES)
-
-test-modules: tools ## the tests of the nested modules, under the race detector; the long ones with -short
-	@set -e; for module in $(MODULES); do \
-		case $$module in ./_bench|./_verify) short=-short ;; *) short= ;; esac; \
-		echo "test $$module"; \
-		go -C $$module build -o /dev/null ./...; \
-		go -C $$module test -race -shuffle=on $$short ./...; \
-	done
+test-slow: tools ## _bench, _release and the short _verify
+	$(foreach module,$(SLOW),$(call test-module,$(module),-short))
 
 test-386: tools ## the root module where int has 32 bits; only compiled where such programs do not run
 	GOOS=linux GOARCH=386 CGO_ENABLED=0 go vet ./...
@@ -58,6 +69,12 @@ test-386: tools ## the root module where int has 32 bits; only compiled where su
 		echo "this machine cannot run linux/386: compiled, not run"; \
 		GOOS=linux GOARCH=386 CGO_ENABLED=0 go test -short -exec true ./... >/dev/null; \
 	fi
+
+compat: tools ## limiters among gin-contrib's middlewares and otelgin, in every legal order
+	$(call test-module,./_compat)
+
+browser: chromium ## the console in headless Chromium
+	$(call test-module,./console/browser)
 
 bench: tools ## this library against its peers, side by side
 	go -C _bench run .
@@ -81,13 +98,8 @@ govulncheck: ## known vulnerabilities in what we call, in every module; needs th
 		$(GOVULNCHECK) -C $$module ./...; \
 	done
 
-tools: # a redis-server for the tests and the C compiler that the race detector needs
-	@set -e; missing=; \
-	command -v redis-server >/dev/null || missing="redis-server"; \
-	command -v $$(go env CC) >/dev/null || missing="$$missing gcc libc6-dev"; \
-	if [ -n "$(CI)" ] && ! command -v promtool >/dev/null; then missing="$$missing prometheus"; fi; \
-	if [ -n "$(CI)" ] && ! command -v lua5.4 >/dev/null; then missing="$$missing lua5.4"; fi; \
-	if [ -z "$$missing" ]; then exit 0; fi; \
+# Installs $$missing, if it can.
+install = if [ -z "$$missing" ]; then exit 0; fi; \
 	sudo=; if [ "$$(id -u)" != 0 ]; then sudo=sudo; fi; \
 	if ! command -v apt-get >/dev/null || ! command -v $${sudo:-sh} >/dev/null; then \
 		echo "Missing here: $$missing. Install it (redis-server: version 6 or later), then run make again." >&2; exit 1; \
@@ -95,3 +107,16 @@ tools: # a redis-server for the tests and the C compiler that the race detector 
 	echo "install $$missing"; \
 	$$sudo apt-get -qq update || true; \
 	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null
+
+tools: # a redis-server for the tests and the C compiler that the race detector needs
+	@set -e; missing=; \
+	command -v redis-server >/dev/null || missing="redis-server"; \
+	command -v $$(go env CC) >/dev/null || missing="$$missing gcc libc6-dev"; \
+	if [ -n "$(CI)" ] && ! command -v promtool >/dev/null; then missing="$$missing prometheus"; fi; \
+	if [ -n "$(CI)" ] && ! command -v lua5.4 >/dev/null; then missing="$$missing lua5.4"; fi; \
+	$(install)
+
+chromium: tools
+	@set -e; missing=; \
+	command -v chromium >/dev/null || missing="chromium"; \
+	$(install)

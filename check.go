@@ -18,11 +18,11 @@ import (
 	"github.com/gin-ratelimit/ratelimit/internal/lease"
 )
 
-// Warning is something about a configuration that will hurt; see [Check]. It is not an error, because the
-// program runs. It prints as one line, and in structured logs as a group. Warnings are comparable.
+// Warning is a mistake in how routes are limited; see [Check]. It is not an error, because the program runs. It prints as
+// one line, and in structured logs as a group. Warnings are comparable.
 type Warning struct {
-	Code    WarningCode // what kind it is, the same in all versions
-	Subject string      // what it is about: "POST /login", or `limiter "login" on POST /login`
+	Code    WarningCode // its kind, the same in all versions
+	Subject string      // where it is: "POST /login", or `limiter "login" on POST /login`
 	Message string      // what is wrong
 	Fix     string      // what to do about it
 }
@@ -35,6 +35,7 @@ const (
 	WarnForgeableKey   WarningCode = "forgeable_key"       // a header that anybody can send changes the key
 	WarnCredentials    WarningCode = "made_up_credentials" // credentials that nobody has verified change the key
 	WarnPlatformHeader WarningCode = "platform_header"     // the same, by engine.TrustedPlatform: right if only the platform can connect
+	WarnBeforeCORS     WarningCode = "before_cors"         // the limiter runs before cors: browsers cannot read its refusals
 	WarnUnstableKey    WarningCode = "unstable_key"        // two requests of one client have different keys
 	WarnUnixSocket     WarningCode = "unix_socket"         // the key is "" for all clients on a unix socket, and their address elsewhere
 	WarnDoubleCharge   WarningCode = "double_charge"       // a request is charged twice to the same buckets
@@ -65,23 +66,25 @@ func (w Warning) LogValue() slog.Value {
 		slog.String("fix", w.Fix))
 }
 
-// Check looks at how an engine is limited, before that hurts. Call it at start-up, behind the last route:
+// Check finds mistakes in how the routes of an engine are limited. Call it at start-up, after the last route is registered:
 //
 //	for _, warning := range ratelimit.Check(router) {
 //		slog.Warn("check your rate limits", "warning", warning)
 //	}
 //
-// or in a test, where what is meant to be so can be passed over by Code and Subject. Nothing is printed, and
-// nil means that nothing was found.
+// or in a test, which passes over what is intended by Code and Subject. It prints nothing, and returns nil if it finds
+// nothing.
 //
-// It runs no handler. It does call the limiters' KeyFuncs, with made-up requests for "/" that carry no credentials or
-// made-up ones, and come from addresses reserved for documentation; a KeyFunc that panics at that is not judged.
-// A [RedisStore]'s server is asked for its eviction policy and its role (INFO memory, INFO replication), and how long
-// that takes. All servers together have half a second, and if they do not answer, or the ACL does not permit it, nothing
-// is said of them.
+// It runs no handler. It calls the limiters' KeyFuncs, with made-up requests for "/" from addresses that are reserved for
+// documentation, with made-up credentials or none. A KeyFunc that panics on them is not checked. Other middleware is
+// known by the names of its functions.
 //
-// A limiter that another handler calls, as in if !internal(c) { limiter(c) }, cannot be seen, so its route
-// counts as one without; use [WithSkip], [When] or [Stack] instead.
+// It asks the server of a [RedisStore] for its eviction policy and its role (INFO memory, INFO replication), and measures
+// the round trip. All servers together have half a second. If they do not answer in time, or their ACL does not permit
+// the question, Check reports nothing about them.
+//
+// It cannot see a limiter that another handler calls, as in if !internal(c) { limiter(c) }, and reports the route as
+// unlimited. Use [WithSkip], [When] or [Stack] instead.
 func Check(engine *gin.Engine) []Warning {
 	i := inspection{engine: engine}
 	routes, ok := routesOf(engine)
@@ -91,10 +94,16 @@ func Check(engine *gin.Engine) []Warning {
 
 // inspection is a Check under way.
 type inspection struct {
-	engine    *gin.Engine
-	limiters  []placed
-	forgeable []*Limiter // by made-up credentials
-	warnings  []Warning
+	engine   *gin.Engine
+	limiters []placed
+	warned   []warnedOf
+	warnings []Warning
+}
+
+// warnedOf is a warning of which one for each limiter is enough.
+type warnedOf struct {
+	code    WarningCode
+	limiter *Limiter
 }
 
 func (i *inspection) run(routes []route, readable bool) {
@@ -113,6 +122,7 @@ func (i *inspection) run(routes []route, readable bool) {
 		for _, l := range limiters {
 			i.meet(l, r)
 			i.checkCredentials(l, r)
+			i.checkCORS(l, r)
 		}
 		i.checkRoute(r, limiters)
 	}
@@ -121,17 +131,17 @@ func (i *inspection) run(routes []route, readable bool) {
 	i.checkLeases()
 	if !readable {
 		i.warn(WarnUnreadable, "engine",
-			"the handlers of its routes cannot be read, because this Gin is built differently; only limiters on the engine itself were looked at",
+			"the handlers of its routes cannot be read, because this version of Gin keeps them differently; only limiters on the engine itself were checked",
 			"use the version of Gin that this library's go.mod names, or update the library")
 		return
 	}
 	for _, name := range unlimited {
-		i.warn(WarnUnlimited, name, "no limiter stands on it",
-			"put one on the engine, the group or the route; it counts for routes that are registered after it")
+		i.warn(WarnUnlimited, name, "it has no limiter",
+			"register one on the engine, the group or the route; it applies to routes that are registered after it")
 	}
 }
 
-// placed is a limiter, and the first route on which it stands.
+// placed is a limiter, and the first route that has it.
 type placed struct {
 	*Limiter
 	route string
@@ -146,7 +156,15 @@ func (i *inspection) warn(code WarningCode, subject, message, fix string) {
 	}
 }
 
-// meet looks at a limiter, if it is seen for the first time.
+// warnOnce adds a warning, if none of its code is there for the limiter.
+func (i *inspection) warnOnce(code WarningCode, p placed, message, fix string) {
+	if w := (warnedOf{code, p.Limiter}); !slices.Contains(i.warned, w) {
+		i.warned = append(i.warned, w)
+		i.warn(code, p.String(), message, fix)
+	}
+}
+
+// meet checks a limiter that was not met before.
 func (i *inspection) meet(l *Limiter, r route) {
 	if slices.ContainsFunc(i.limiters, func(p placed) bool { return p.Limiter == l }) {
 		return
@@ -173,7 +191,7 @@ const (
 	claimed       = "198.51.100.7"
 )
 
-// key is what a visitor is counted against, and not ok if the KeyFunc panics.
+// key returns what a visitor is counted against. It is not ok if the KeyFunc panics.
 func (v visitor) key(engine *gin.Engine, of KeyFunc) (key string, ok bool) {
 	defer func() {
 		if recover() != nil {
@@ -210,14 +228,14 @@ func (v visitor) key(engine *gin.Engine, of KeyFunc) (key string, ok bool) {
 	return of(c), true
 }
 
-// nowhere is where a KeyFunc's response goes.
+// nowhere discards a KeyFunc's response.
 type nowhere struct{}
 
 func (nowhere) Header() http.Header         { return http.Header{} }
 func (nowhere) Write(p []byte) (int, error) { return len(p), nil }
 func (nowhere) WriteHeader(int)             {}
 
-// addressHeaders are the headers by which proxies tell addresses, and so the ones that are forged.
+// addressHeaders are the headers by which proxies report addresses, and clients forge them.
 func addressHeaders(engine *gin.Engine) []string {
 	headers := append([]string{
 		"X-Forwarded-For", "X-Real-Ip", "Forwarded", "True-Client-Ip", "X-Client-Ip", "X-Cluster-Client-Ip",
@@ -235,7 +253,7 @@ func addressHeaders(engine *gin.Engine) []string {
 
 const appEngineHeader = "X-Appengine-Remote-Addr"
 
-// checkKey finds out what a limiter's key depends on, by who asks.
+// checkKey finds out what a limiter's key depends on, by comparing the keys of different visitors.
 func (i *inspection) checkKey(p placed) {
 	key, ok := visitor{peer: someone}.key(i.engine, p.key)
 	again, okAgain := visitor{peer: someoneAgain}.key(i.engine, p.key)
@@ -244,8 +262,8 @@ func (i *inspection) checkKey(p placed) {
 	}
 	if key != again {
 		i.warn(WarnUnstableKey, p.String(),
-			"two requests of one client have different keys, so nobody is limited: they hold the port, the time or a random number",
-			"take the key from what a client cannot change: its address by ByClientIP, or its account")
+			"two requests of one client have different keys, so no client is limited: the keys contain the port, the time or a random number",
+			"use a key that a client cannot change: its address (ByClientIP) or its account (ByValue)")
 		return
 	}
 
@@ -261,37 +279,37 @@ func (i *inspection) checkKey(p placed) {
 			byEngine = append(byEngine, header)
 		}
 	}
-	const harm = " from everybody: a client that makes up addresses is not limited"
+	const harm = " from every peer, so a client that makes up addresses is not limited"
 	if len(byEngine) > 0 {
-		i.warn(WarnForgeableKey, p.String(), "the engine believes "+and(byEngine)+harm,
+		i.warn(WarnForgeableKey, p.String(), "the engine trusts "+and(byEngine)+harm,
 			"call engine.SetTrustedProxies with the addresses of your proxies, or with nil if there are none")
 	}
 	if len(byPlatform) > 0 {
-		i.warn(WarnPlatformHeader, p.String(), "the engine believes "+and(byPlatform)+harm,
-			"see to it that only the platform can connect to this server, or leave engine.TrustedPlatform empty")
+		i.warn(WarnPlatformHeader, p.String(), "the engine trusts "+and(byPlatform)+harm,
+			"make sure that only the platform can connect to this server, or leave engine.TrustedPlatform empty")
 	}
 	if len(byKeyFunc) > 0 {
-		i.warn(WarnForgeableKey, p.String(), "its KeyFunc believes "+and(byKeyFunc)+harm,
-			"read the address by ByClientIP, and tell engine.SetTrustedProxies whom to believe")
+		i.warn(WarnForgeableKey, p.String(), "its KeyFunc trusts "+and(byKeyFunc)+harm,
+			"read the address by ByClientIP, and configure engine.SetTrustedProxies")
 	}
 
 	other, ok := visitor{peer: somebodyElse}.key(i.engine, p.key)
 	if !ok || other == key {
-		return // It is not by address.
+		return // The key is not an address.
 	}
-	// Whatever a proxy in front could say has been said.
+	// All headers by which a proxy could report an address are set.
 	onSocket := visitor{peer: "@", unix: true, claims: addressHeaders(i.engine)}
 	if key, ok := onSocket.key(i.engine, p.key); ok && key == "" {
 		i.warn(WarnUnixSocket, p.String(),
-			`on a unix socket its key is "", whatever the proxy in front says: all clients would share one bucket`,
-			"use FirstOf(ByRemoteIP, ByClientIP), and set engine.ForwardedByClientIP: that is the peer where it has an address, and else what the proxy says")
+			`on a unix socket its key is "", whatever headers the proxy sends, so all clients share one bucket`,
+			"use FirstOf(ByRemoteIP, ByClientIP) and set engine.ForwardedByClientIP; the key is then the peer's address if it has one, and otherwise the forwarded one")
 	}
 }
 
 // checkCredentials finds limiters whose key made-up credentials change, on routes where nothing before them could have
-// verified any. Each is told of once.
+// verified any.
 func (i *inspection) checkCredentials(l *Limiter, r route) {
-	if slices.Contains(i.forgeable, l) || r.mayAuthenticateBefore(l) {
+	if slices.ContainsFunc(r.before(l), mayAuthenticate) {
 		return
 	}
 	for _, header := range []string{"Authorization", "X-Api-Key", "Api-Key", "X-Auth-Token", "Cookie"} {
@@ -299,44 +317,54 @@ func (i *inspection) checkCredentials(l *Limiter, r route) {
 		again, _ := visitor{peer: someone, credential: header, value: "made-up-1"}.key(i.engine, l.key)
 		other, okOther := visitor{peer: someone, credential: header, value: "made-up-2"}.key(i.engine, l.key)
 		if okOne && okOther && one == again && one != other {
-			i.forgeable = append(i.forgeable, l)
-			i.warn(WarnCredentials, placed{l, r.name()}.String(),
-				"made-up values of "+header+" have keys of their own, and nothing before the limiter could refuse them: a client that makes them up is not limited",
-				"register what authenticates before the limiter, and count by what it has verified, as with ByValue(\"user_id\")")
+			i.warnOnce(WarnCredentials, placed{l, r.name()},
+				"each value of "+header+" has a bucket of its own, and nothing before the limiter verifies it, so a client that makes values up is not limited",
+				"register authentication before the limiter, and count by what it has verified, for example ByValue(\"user_id\")")
 			return
 		}
 	}
 }
 
+// checkCORS finds limiters that run before cors.
+func (i *inspection) checkCORS(l *Limiter, r route) {
+	if slices.ContainsFunc(r.handlers[len(r.before(l)):], func(h gin.HandlerFunc) bool { return isFrom(h, corsPackages) }) {
+		i.warnOnce(WarnBeforeCORS, placed{l, r.name()},
+			"it runs before cors, so it counts preflights, and a browser cannot read its refusals, which have no Access-Control-Allow-Origin",
+			"register cors before the limiter")
+	}
+}
+
 // noAuthentication is the packages whose handlers verify nobody.
-var noAuthentication = []string{
+var noAuthentication = append([]string{
 	"github.com/gin-ratelimit/ratelimit", "github.com/gin-gonic/gin",
-	"github.com/gin-contrib/cors", "github.com/gin-contrib/gzip", "github.com/gin-contrib/requestid",
+	"github.com/gin-contrib/gzip", "github.com/gin-contrib/requestid",
 	"github.com/gin-contrib/timeout", "github.com/gin-contrib/sessions",
 	"go.opentelemetry.io/contrib/instrumentation/github.com/gin-gonic/gin/otelgin",
+}, corsPackages...)
+
+// corsPackages is the packages whose handlers answer preflights.
+var corsPackages = []string{"github.com/gin-contrib/cors"}
+
+// mayAuthenticate reports whether a handler may be one that authenticates: any that is not known to do something else.
+func mayAuthenticate(handler gin.HandlerFunc) bool {
+	return strings.HasPrefix(nameOf(handler), "github.com/gin-gonic/gin.BasicAuth") || !isFrom(handler, noAuthentication)
 }
 
-// mayAuthenticateBefore reports whether a handler before the limiter may be one that authenticates: any that is not known
-// to do something else.
-func (r route) mayAuthenticateBefore(l *Limiter) bool {
-	for _, handler := range r.handlers {
-		p := &probe{}
-		p.look(handler)
-		if slices.Contains(p.found, l) {
-			return false
-		}
-		name := runtime.FuncForPC(reflect.ValueOf(handler).Pointer()).Name()
-		if strings.HasPrefix(name, "github.com/gin-gonic/gin.BasicAuth") || !slices.ContainsFunc(noAuthentication, func(pkg string) bool {
-			rest, ok := strings.CutPrefix(name, pkg)
-			return ok && (strings.HasPrefix(rest, ".") || strings.HasPrefix(rest, "/"))
-		}) {
-			return true
-		}
-	}
-	return false
+// isFrom reports whether a handler is a function of one of the packages, or of one below.
+func isFrom(handler gin.HandlerFunc, packages []string) bool {
+	name := nameOf(handler)
+	return slices.ContainsFunc(packages, func(pkg string) bool {
+		rest, ok := strings.CutPrefix(name, pkg)
+		return ok && (strings.HasPrefix(rest, ".") || strings.HasPrefix(rest, "/"))
+	})
 }
 
-// believes reports whether a header changes the key of somebody who could be anybody.
+// nameOf is the name of a handler's function, such as "github.com/gin-gonic/gin.Logger.LoggerWithConfig.func1".
+func nameOf(handler gin.HandlerFunc) string {
+	return runtime.FuncForPC(reflect.ValueOf(handler).Pointer()).Name()
+}
+
+// believes reports whether a header changes the key of a peer that nobody trusts.
 func (i *inspection) believes(of KeyFunc, header string) bool {
 	for _, peer := range []string{someone, someoneByIPv6} {
 		honest, ok := visitor{peer: peer}.key(i.engine, of)
@@ -364,18 +392,18 @@ func (i *inspection) checkRoute(r route, limiters []*Limiter) {
 			switch {
 			case l == earlier:
 				i.warn(WarnDoubleCharge, r.name(),
-					fmt.Sprintf("limiter %q stands on it more than once, and charges a request each time", l.name),
-					"register it on the engine, on the group or on the route, but only once")
+					fmt.Sprintf("limiter %q is on it more than once, and charges a request each time", l.name),
+					"register it once: on the engine, on the group or on the route")
 			case sameBuckets(l, earlier) && i.sameKey(l, earlier):
 				i.warn(WarnDoubleCharge, r.name(),
-					fmt.Sprintf("two limiters of the name %q count in the same buckets of one store, and both charge a request", l.name),
-					"leave one out, or give it another name by WithName")
+					fmt.Sprintf("two limiters named %q share buckets in one store, so a request is charged twice", l.name),
+					"remove one, or give it another name by WithName")
 			}
 		}
 	}
 }
 
-// sameKey reports whether two limiters count a client's requests against one key, as far as can be seen.
+// sameKey reports whether two limiters have the same key for a made-up client.
 func (i *inspection) sameKey(a, b *Limiter) bool {
 	keyOfA, okA := visitor{peer: someone}.key(i.engine, a.key)
 	keyOfB, okB := visitor{peer: someone}.key(i.engine, b.key)
@@ -394,7 +422,7 @@ func (i *inspection) checkNames() {
 		for _, earlier := range i.limiters[:n] {
 			if sameBuckets(p.Limiter, earlier.Limiter) && !slices.Equal(p.limits, earlier.limits) {
 				i.warn(WarnSharedName, p.String(),
-					fmt.Sprintf("it counts in the same buckets as the %v, but by other limits: %v, and there %v", earlier, p.limits, earlier.limits),
+					fmt.Sprintf("it shares buckets with the %v, but has other limits: %v instead of %v", earlier, p.limits, earlier.limits),
 					"give one of them another name by WithName, or both the same limits")
 				break
 			}
@@ -402,7 +430,7 @@ func (i *inspection) checkNames() {
 	}
 }
 
-// checker is a Store that can tell what is wrong with it.
+// checker is a Store that can check itself.
 type checker interface {
 	check(ctx context.Context) []Warning
 }
@@ -430,7 +458,7 @@ type leaser interface {
 	leases() (period time.Duration, ok bool)
 }
 
-// checkLeases finds limiters for which leases do nothing.
+// checkLeases finds limiters that WithLease does nothing for.
 func (i *inspection) checkLeases() {
 	for _, p := range i.limiters {
 		store, ok := p.store.(leaser)
@@ -460,8 +488,8 @@ func (i *inspection) checkLeases() {
 	}
 }
 
-// route is a route of an engine, and what runs on it. What runs where no route matches has no method and no path. Some
-// programs do all their work there.
+// route is a route of an engine with its handlers. The one for requests that match no route has no method and no path;
+// some programs do all their work there.
 type route struct {
 	method, path string
 	handlers     gin.HandlersChain
@@ -478,7 +506,7 @@ func (r route) name() string {
 	}
 }
 
-// limiters are those that are on the route, in order.
+// limiters returns the route's limiters, in order.
 func (r route) limiters() []*Limiter {
 	p := &probe{}
 	for _, handler := range r.handlers {
@@ -487,13 +515,22 @@ func (r route) limiters() []*Limiter {
 	return p.found
 }
 
-// probe is a response to which a limiter answers with itself.
+// before returns the handlers that run before the limiter, which is on the route.
+func (r route) before(l *Limiter) gin.HandlersChain {
+	return r.handlers[:slices.IndexFunc(r.handlers, func(h gin.HandlerFunc) bool {
+		p := &probe{}
+		p.look(h)
+		return slices.Contains(p.found, l)
+	})]
+}
+
+// probe is a response writer to which a limiter adds itself.
 type probe struct {
 	gin.ResponseWriter
 	found []*Limiter
 }
 
-// look calls a handler if it is one of this package's, which sees the probe and does nothing else.
+// look calls a handler if it is one of this package's, which recognises the probe and does nothing else.
 func (p *probe) look(handler gin.HandlerFunc) {
 	switch reflect.ValueOf(handler).Pointer() {
 	case codeOfHandle, codeOfStack, codeOfWhen:

@@ -42,15 +42,15 @@ func byTen(opts ...Option) gin.HandlerFunc {
 }
 
 const (
-	forgeable = ": a client that makes up addresses is not limited; fix: "
+	forgeable = ", so a client that makes up addresses is not limited; fix: "
 	byEngine  = forgeable + "call engine.SetTrustedProxies with the addresses of your proxies, or with nil if there are none"
-	byKeyFunc = forgeable + "read the address by ByClientIP, and tell engine.SetTrustedProxies whom to believe"
-	bySocket  = `on a unix socket its key is "", whatever the proxy in front says: all clients would share one bucket; ` +
-		"fix: use FirstOf(ByRemoteIP, ByClientIP), and set engine.ForwardedByClientIP: that is the peer where it has an address, and else what the proxy says"
-	unstable = "two requests of one client have different keys, so nobody is limited: they hold the port, the time or a random number; " +
-		"fix: take the key from what a client cannot change: its address by ByClientIP, or its account"
-	twice     = "stands on it more than once, and charges a request each time; fix: register it on the engine, on the group or on the route, but only once"
-	unlimited = "no limiter stands on it; fix: put one on the engine, the group or the route; it counts for routes that are registered after it"
+	byKeyFunc = forgeable + "read the address by ByClientIP, and configure engine.SetTrustedProxies"
+	bySocket  = `on a unix socket its key is "", whatever headers the proxy sends, so all clients share one bucket; ` +
+		"fix: use FirstOf(ByRemoteIP, ByClientIP) and set engine.ForwardedByClientIP; the key is then the peer's address if it has one, and otherwise the forwarded one"
+	unstable = "two requests of one client have different keys, so no client is limited: the keys contain the port, the time or a random number; " +
+		"fix: use a key that a client cannot change: its address (ByClientIP) or its account (ByValue)"
+	twice     = "is on it more than once, and charges a request each time; fix: register it once: on the engine, on the group or on the route"
+	unlimited = "it has no limiter; fix: register one on the engine, the group or the route; it applies to routes that are registered after it"
 )
 
 func TestCheck(t *testing.T) {
@@ -111,31 +111,31 @@ func TestCheck(t *testing.T) {
 			e.GET("/a", authenticates, byTen(WithName("a"), WithKeyFunc(FirstOf(ByBearerToken, ByClientIP))), forbidden)
 			e.GET("/b", byTen(WithName("b"), WithKeyFunc(ByRoute)), forbidden)
 		}, []string{
-			`forgeable_key: limiter "default" on GET /: the engine believes X-Forwarded-For and X-Real-Ip from everybody` + byEngine,
-			`forgeable_key: limiter "a" on GET /a: the engine believes X-Forwarded-For and X-Real-Ip from everybody` + byEngine,
+			`forgeable_key: limiter "default" on GET /: the engine trusts X-Forwarded-For and X-Real-Ip from every peer` + byEngine,
+			`forgeable_key: limiter "a" on GET /a: the engine trusts X-Forwarded-For and X-Real-Ip from every peer` + byEngine,
 		}},
 		{"trusting everybody who comes by IPv6", func(e *gin.Engine) {
 			check(t, e.SetTrustedProxies([]string{"::/0"}))
 			e.GET("/", byTen(), forbidden)
-		}, []string{`forgeable_key: limiter "default" on GET /: the engine believes X-Forwarded-For and X-Real-Ip from everybody` + byEngine}},
+		}, []string{`forgeable_key: limiter "default" on GET /: the engine trusts X-Forwarded-For and X-Real-Ip from every peer` + byEngine}},
 		{"trusting a header of its own", func(e *gin.Engine) {
 			check(t, e.SetTrustedProxies([]string{"0.0.0.0/0"}))
 			e.RemoteIPHeaders = []string{"x-my-proxy", "X-Forwarded-For"}
 			e.GET("/", byTen(), forbidden)
-		}, []string{`forgeable_key: limiter "default" on GET /: the engine believes X-Forwarded-For and X-My-Proxy from everybody` + byEngine}},
+		}, []string{`forgeable_key: limiter "default" on GET /: the engine trusts X-Forwarded-For and X-My-Proxy from every peer` + byEngine}},
 		{"trusting a platform", func(e *gin.Engine) {
 			e.TrustedPlatform = gin.PlatformCloudflare
 			e.GET("/", byTen(), forbidden)
-		}, []string{`platform_header: limiter "default" on GET /: the engine believes Cf-Connecting-Ip from everybody: a client that makes up addresses is not limited; ` +
-			"fix: see to it that only the platform can connect to this server, or leave engine.TrustedPlatform empty"}},
+		}, []string{`platform_header: limiter "default" on GET /: the engine trusts Cf-Connecting-Ip from every peer, so a client that makes up addresses is not limited; ` +
+			"fix: make sure that only the platform can connect to this server, or leave engine.TrustedPlatform empty"}},
 		{"a key by a header of the client's", func(e *gin.Engine) {
 			e.GET("/", byTen(WithKeyFunc(ByHeader("X-Real-IP"))), forbidden)
-		}, []string{`forgeable_key: limiter "default" on GET /: its KeyFunc believes X-Real-Ip from everybody` + byKeyFunc}},
+		}, []string{`forgeable_key: limiter "default" on GET /: its KeyFunc trusts X-Real-Ip from every peer` + byKeyFunc}},
 		{"a key by any header there is", func(e *gin.Engine) {
 			e.GET("/", byTen(WithKeyFunc(func(c *gin.Context) string {
 				return c.GetHeader("X-Forwarded-For") + c.GetHeader("Forwarded") + c.GetHeader("True-Client-IP")
 			})), forbidden)
-		}, []string{`forgeable_key: limiter "default" on GET /: its KeyFunc believes Forwarded, True-Client-Ip and X-Forwarded-For from everybody` + byKeyFunc}},
+		}, []string{`forgeable_key: limiter "default" on GET /: its KeyFunc trusts Forwarded, True-Client-Ip and X-Forwarded-For from every peer` + byKeyFunc}},
 
 		{"a key with the port", func(e *gin.Engine) {
 			e.GET("/", byTen(WithKeyFunc(func(c *gin.Context) string { return c.Request.RemoteAddr })), forbidden)
@@ -176,21 +176,21 @@ func TestCheck(t *testing.T) {
 		{"all work is done where no route matches", func(e *gin.Engine) {
 			check(t, e.SetTrustedProxies([]string{"0.0.0.0/0"}))
 			e.NoRoute(byTen(), forbidden)
-		}, []string{`forgeable_key: limiter "default" on no route: the engine believes X-Forwarded-For and X-Real-Ip from everybody` + byEngine}},
+		}, []string{`forgeable_key: limiter "default" on no route: the engine trusts X-Forwarded-For and X-Real-Ip from every peer` + byEngine}},
 		{"two for the same buckets", func(e *gin.Engine) {
 			e.Use(byTen(WithName("api"), WithStore(shared)))
 			e.GET("/", byTen(WithName("api"), WithStore(shared)), forbidden)
-		}, []string{`double_charge: GET /: two limiters of the name "api" count in the same buckets of one store, and both charge a request; ` +
-			"fix: leave one out, or give it another name by WithName"}},
+		}, []string{`double_charge: GET /: two limiters named "api" share buckets in one store, so a request is charged twice; ` +
+			"fix: remove one, or give it another name by WithName"}},
 		{"one name for two limits", func(e *gin.Engine) {
 			e.GET("/a", byTen(WithName("api"), WithStore(shared)), forbidden)
 			e.GET("/b", byTen(WithName("api"), WithStore(shared), WithCapacity(20)), forbidden)
 			e.GET("/c", byTen(WithName("api"), WithStore(NewMemoryStore()), WithCapacity(30)), forbidden)
 			e.GET("/d", byTen(WithName("api"), WithStore(shared), WithCapacity(30)), forbidden)
 		}, []string{
-			`shared_name: limiter "api" on GET /b: it counts in the same buckets as the limiter "api" on GET /a, but by other limits: [10/s burst 20], and there [10/s]; ` +
+			`shared_name: limiter "api" on GET /b: it shares buckets with the limiter "api" on GET /a, but has other limits: [10/s burst 20] instead of [10/s]; ` +
 				"fix: give one of them another name by WithName, or both the same limits",
-			`shared_name: limiter "api" on GET /d: it counts in the same buckets as the limiter "api" on GET /a, but by other limits: [10/s burst 30], and there [10/s]; ` +
+			`shared_name: limiter "api" on GET /d: it shares buckets with the limiter "api" on GET /a, but has other limits: [10/s burst 30] instead of [10/s]; ` +
 				"fix: give one of them another name by WithName, or both the same limits",
 		}},
 		{"stores that cannot be compared", func(e *gin.Engine) {
@@ -340,9 +340,9 @@ func TestCheckWithoutRoutes(t *testing.T) {
 	i := inspection{engine: engine}
 	i.run(nil, false)
 	wantWarnings(t, i.warnings, []string{
-		`forgeable_key: limiter "default" on every route: the engine believes X-Forwarded-For and X-Real-Ip from everybody` + byEngine,
+		`forgeable_key: limiter "default" on every route: the engine trusts X-Forwarded-For and X-Real-Ip from every peer` + byEngine,
 		`double_charge: every route: limiter "default" ` + twice,
-		"unreadable_routes: engine: the handlers of its routes cannot be read, because this Gin is built differently; only limiters on the engine itself were looked at; " +
+		"unreadable_routes: engine: the handlers of its routes cannot be read, because this version of Gin keeps them differently; only limiters on the engine itself were checked; " +
 			"fix: use the version of Gin that this library's go.mod names, or update the library",
 	})
 }
@@ -522,4 +522,34 @@ func TestCheckCredentials(t *testing.T) {
 			require.Equal(t, c.warned, slices.Contains(warningCodes(Check(router)), WarnCredentials), "%v", Check(router))
 		})
 	}
+}
+
+// The root module does not require gin-contrib/cors, so Gin's own middlewares stand in for it. The module _compat has the
+// real one.
+func TestCheckCORS(t *testing.T) {
+	corsPackages = append(corsPackages, "github.com/gin-gonic/gin")
+	t.Cleanup(func() { corsPackages = corsPackages[:len(corsPackages)-1] })
+	cors := gin.Recovery()
+
+	first := silentEngine(t)
+	first.Use(cors, byTen())
+	first.GET("/", forbidden)
+	wantWarnings(t, Check(first), nil)
+
+	behind := silentEngine(t)
+	limiter := byTen()
+	behind.GET("/a", cors, limiter, forbidden)
+	behind.GET("/b", limiter, cors, forbidden)
+	behind.GET("/c", limiter, forbidden, cors, forbidden)
+	wantWarnings(t, Check(behind), []string{
+		`before_cors: limiter "default" on GET /b: it runs before cors, so it counts preflights, and a browser cannot read its refusals, ` +
+			"which have no Access-Control-Allow-Origin; fix: register cors before the limiter",
+	})
+}
+
+func TestIsFrom(t *testing.T) {
+	require.True(t, isFrom(gin.Recovery(), []string{"net/http", "github.com/gin-gonic/gin"}))
+	require.True(t, isFrom(gin.Recovery(), []string{"github.com/gin-gonic"}), "a package below")
+	require.False(t, isFrom(gin.Recovery(), []string{"github.com/gin-gonic/gi"}), "a part of a name")
+	require.False(t, isFrom(forbidden, []string{"github.com/gin-gonic/gin"}))
 }

@@ -326,8 +326,9 @@ func (m Mode) String() string {
 	}
 }
 
-// SetMode changes the mode for the requests that come from now on. It is the kill switch: SetMode(Off) needs
-// no deployment. Anything but Shadow and Off enforces.
+// SetMode changes the mode for the requests that come from now on. It is the kill switch: SetMode(Off) needs no
+// deployment. It changes this process only: behind a load balancer, call it in each instance. A mode other than Shadow and
+// Off enforces.
 func (l *Limiter) SetMode(mode Mode) { l.mode.Store(int32(mode)) }
 
 // Mode returns the mode.

@@ -20,9 +20,12 @@ func (l *Limiter) Usage(c *gin.Context) (Usage, error) {
 	return l.store.Look(c.Request.Context(), l.storeKey(l.key(c)), limits)
 }
 
-// Peek returns what the buckets of key hold, for admin pages. It takes nothing, counts no strike and is not observed.
-// The key is as for [Limiter.Reset]. Without limits, it uses those that the store holds for the key, for example of its
-// plan, or else the limiter's own, and then sets [Usage].Static. The error is the store's, or about a limit.
+// Peek returns what the buckets of key hold, for admin pages. It charges nothing, counts no strike and is not observed.
+// The key is as for [Limiter.Reset]. Without limits it goes by those of the key's last request, such as its plan's, as
+// the store remembers them; if the store remembers none, by the limiter's own, and [Usage].Static is true. Name the limits
+// if they have changed since, or use [Limiter.Usage] in a request. The error is the store's, or about a limit.
+//
+//	usage, err := limiter.Peek(ctx, ratelimit.ValueKey("user_id", 42)) // usage.Limits[0].Remaining: 193
 func (l *Limiter) Peek(ctx context.Context, key string, limits ...Limit) (Usage, error) {
 	key = l.storeKey(key)
 	if len(limits) > 0 {

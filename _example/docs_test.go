@@ -244,14 +244,14 @@ func TestDocs(t *testing.T) {
 			t.Errorf("%s in %s: %v\n%s", command, module, err, out)
 		}
 	}
-	for module, packages := range packages {
-		run(module, append([]string{"build", "-overlay", file, "-o", os.DevNull}, packages...)...)
-	}
-	test := []string{"test", "-overlay", file}
+	flags := []string{"-overlay", file}
 	if raced() {
-		test = append(test, "-race") // It finds the same packages compiled already.
+		flags = append(flags, "-race") // It finds the same packages compiled already.
 	}
-	run(".", append(test, "./"+claims)...)
+	for module, packages := range packages {
+		run(module, slices.Concat([]string{"build", "-o", os.DevNull}, flags, packages)...)
+	}
+	run(".", slices.Concat([]string{"test"}, flags, []string{"./" + claims})...)
 }
 
 // raced reports whether this test runs under the race detector.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -66,6 +67,9 @@ func open(t *testing.T) *tab {
 	t.Helper()
 	binary, err := exec.LookPath("chromium")
 	if err != nil {
+		if os.Getenv("REQUIRE_CHROMIUM") != "" {
+			t.Fatal(err)
+		}
 		t.Skip("needs Chromium: apt-get install chromium")
 	}
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(binary), chromedp.NoSandbox)

@@ -4,7 +4,7 @@ go 1.26.0
 
 require (
 	github.com/gin-gonic/gin v1.12.0
-	github.com/gin-ratelimit/ratelimit v0.0.0-00010101000000-000000000000
+	github.com/gin-ratelimit/ratelimit v0.0.0
 	go.yaml.in/yaml/v4 v4.0.0
 )
 

@@ -260,6 +260,55 @@ func TestBucketsOutliveTheDocument(t *testing.T) {
 	})
 }
 
+// What a client has left is by the document that holds now. Peek without limits, which has no request to ask about, knows
+// it from the client's next request on.
+func TestUsageAfterReplace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		config := mustLoad(t, "default: 10/h")
+		limiter := ratelimit.Must(ratelimit.NewLimiter(config.Option()))
+		engine := gin.New()
+		engine.GET("/", limiter.Handle)
+		engine.GET("/usage", func(c *gin.Context) {
+			usage, err := limiter.Usage(c)
+			if err != nil {
+				t.Error(err)
+			}
+			c.JSON(http.StatusOK, usage.Limits)
+		})
+		get := func(path string) string {
+			w := httptest.NewRecorder()
+			engine.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+			return w.Body.String()
+		}
+		for range 8 {
+			get("/")
+		}
+		if err := config.Replace([]byte("default: [20/h, 5/m]")); err != nil {
+			t.Fatal(err)
+		}
+		const want = `[{"limit":"20/h","remaining":12,"debt":0,"next_token":180,"reset_after":1440},` +
+			`{"limit":"5/m","remaining":5,"debt":0,"next_token":0,"reset_after":0}]`
+		if got := get("/usage"); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+		peek := func(limits ...ratelimit.Limit) string {
+			usage, err := limiter.Peek(t.Context(), ratelimit.AddressKey("192.0.2.1"), limits...)
+			if err != nil {
+				t.Error(err)
+			}
+			left := ""
+			for _, l := range usage.Limits {
+				left += fmt.Sprintf("%v: %d; ", l.Limit, l.Remaining)
+			}
+			return left
+		}
+		got := []string{peek(), peek(ratelimit.PerHour(20).Burst(20)), get("/"), peek()}
+		if want := []string{"10/h: 2; ", "20/h: 12; ", "", "20/h: 11; 5/m: 4; "}; !slices.Equal(got, want) {
+			t.Errorf("got  %q\nwant %q", got, want)
+		}
+	})
+}
+
 // Plans with different numbers of limits: buckets go by position.
 func TestChangeOfPlan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -3,7 +3,7 @@ module github.com/gin-ratelimit/ratelimit/extra/ratelimit-tune
 go 1.26.0
 
 require (
-	github.com/gin-ratelimit/ratelimit v0.0.0-00010101000000-000000000000
+	github.com/gin-ratelimit/ratelimit v0.0.0
 	github.com/stretchr/testify v1.12.1
 )
 

@@ -6,6 +6,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -176,6 +177,27 @@ func TestSeriesAreBounded(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n\t%s\nwant\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
+	}
+}
+
+// A route is named for all its decisions or for none, so that ratios by route are true.
+func TestRoutesAreNamedWhole(t *testing.T) {
+	c, registry := registered(t, ratelimitprom.WithMaxRoutes(3))
+	for _, reason := range []ratelimit.Reason{ratelimit.ReasonAllowed, ratelimit.ReasonRefused, ratelimit.ReasonBanned} {
+		for i := range 5 {
+			c.Observe(t.Context(), eventOf("api", fmt.Sprint("/", i), reason))
+		}
+	}
+	fates := map[string]int{}
+	for _, line := range values(gather(t, registry)["ratelimit_requests_total"]) {
+		_, rest, _ := strings.Cut(line, " route=")
+		route, _, _ := strings.Cut(rest, " ")
+		if !strings.HasSuffix(line, " 0") {
+			fates[route]++
+		}
+	}
+	if want := map[string]int{"/0": 3, "/1": 3, "/2": 3, "other": 3}; !maps.Equal(fates, want) {
+		t.Errorf("got %v, want %v", fates, want)
 	}
 }
 
