@@ -184,7 +184,8 @@ func (k *console) look(c *gin.Context) {
 		k.page(c, http.StatusBadGateway, "./", a)
 		return
 	}
-	a.Usage, a.Sentence, a.Scope = &usage, sentence(usage), scopeOf(usage.Source)
+	a.Usage, a.Sentence, a.Scope = &usage, sentence(usage, w.limiter.Ban(), time.Now()), scopeOf(usage.Source)
+	a.Note = noteOf(w.limiter, usage.Source)
 	k.page(c, http.StatusOK, "./", a)
 }
 
@@ -217,6 +218,9 @@ func (k *console) forgive(c *gin.Context) {
 	status := http.StatusOK
 	_, scope := storeOf(w.limiter)
 	switch {
+	case err != nil && found: // A fallback, while its primary is down.
+		line.Outcome, status = "forgiven here, failed elsewhere", http.StatusBadGateway
+		a.Error = "Forgiven in the fallback of this process only. Do it again when the primary store answers: " + err.Error()
 	case err != nil:
 		line.Outcome, a.Error, status = "failed", "The key could not be forgiven: "+err.Error(), http.StatusBadGateway
 	case !found:

@@ -63,15 +63,19 @@ func BenchmarkObserve(b *testing.B) {
 			}
 		})
 	}
-	b.Run("refused/flood", func(b *testing.B) {
-		w := newTestWatch()
-		events := make([]ratelimit.Event, 1<<16)
-		for i := range events {
-			events[i] = refusal(fmt.Sprint(i))
-		}
-		b.ReportAllocs()
-		for i := 0; b.Loop(); i++ {
-			w.observe(context.Background(), events[i%len(events)])
-		}
-	})
+	for name, reason := range map[string]ratelimit.Reason{"refused/flood": ratelimit.ReasonRefused, "shadow/flood": ratelimit.ReasonShadow} {
+		b.Run(name, func(b *testing.B) {
+			w := newTestWatch()
+			keys := make([]ratelimit.Key, 1<<12)
+			for i := range keys {
+				keys[i] = ratelimit.KeyOf(fmt.Sprintf("203.0.%d.%d", i>>8, i&255))
+			}
+			e := ratelimit.Event{Reason: reason}
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				e.Key = keys[i%len(keys)]
+				w.observe(context.Background(), e)
+			}
+		})
+	}
 }
