@@ -108,6 +108,8 @@ type console struct {
 	warnings []Warning
 }
 
+const largestForm = 16 << 10
+
 const accessKey = "github.com/gin-ratelimit/ratelimit/console.Access"
 
 func accessOf(c *gin.Context) Access {
@@ -142,7 +144,7 @@ func (k *console) admit(c *gin.Context) {
 		return
 	}
 	c.Set(accessKey, a)
-	c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, 16<<10)
+	c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, largestForm)
 }
 
 func file(name, contentType string) gin.HandlerFunc {
@@ -161,6 +163,10 @@ func (k *console) home(c *gin.Context) { k.page(c, http.StatusOK, "./", &answer{
 
 // find returns the limiter of a form, or answers that there is none.
 func (k *console) find(c *gin.Context) *watch {
+	if err := c.Request.ParseForm(); err != nil {
+		k.page(c, http.StatusBadRequest, "./", &answer{Error: fmt.Sprintf("The form cannot be read, and may have %d KiB: %v", largestForm>>10, err)})
+		return nil
+	}
 	id := c.PostForm("limiter")
 	for _, w := range k.watches {
 		if w.id == id {
