@@ -112,6 +112,10 @@ func (l *Limiter) Name() string { return l.name }
 // Limits returns the limiter's own limits: those of its options, and not those of [WithLimitFunc].
 func (l *Limiter) Limits() []Limit { return slices.Clone(l.limits) }
 
+// Ban returns what [WithBan] was given, with Max filled in: {After: 50, Within: time.Minute, For: time.Hour, Max: time.Hour}.
+// The zero Ban is none. After is how many [Usage].Strikes start a ban.
+func (l *Limiter) Ban() Ban { return l.ban.withDefaults() }
+
 // Store returns where the limiter's buckets live.
 func (l *Limiter) Store() Store { return l.store }
 

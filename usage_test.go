@@ -159,6 +159,10 @@ func TestWhatALimiterSaysOfItself(t *testing.T) {
 	require.Equal(t, "[5/m 20/h]", fmt.Sprint(limiter.Limits()))
 	limiter.Limits()[0].Capacity = 0
 	require.Equal(t, 5, limiter.Limits()[0].Capacity, "its own")
+	require.Zero(t, limiter.Ban())
+	strict := ratelimit.Must(ratelimit.NewLimiter(ratelimit.WithLimit(ratelimit.PerMinute(5).Burst(5)),
+		ratelimit.WithBan(ratelimit.Ban{After: 50, Within: time.Minute, For: time.Hour})))
+	require.Equal(t, ratelimit.Ban{After: 50, Within: time.Minute, For: time.Hour, Max: time.Hour}, strict.Ban())
 	text, err := json.Marshal(limiter)
 	require.NoError(t, err)
 	require.JSONEq(t, `{"name":"login","limits":["5/m","20/h"],"mode":"enforce"}`, string(text))

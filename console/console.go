@@ -108,6 +108,8 @@ type console struct {
 	warnings []Warning
 }
 
+const largestForm = 16 << 10
+
 const accessKey = "github.com/gin-ratelimit/ratelimit/console.Access"
 
 func accessOf(c *gin.Context) Access {
@@ -142,7 +144,7 @@ func (k *console) admit(c *gin.Context) {
 		return
 	}
 	c.Set(accessKey, a)
-	c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, 16<<10)
+	c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, largestForm)
 }
 
 func file(name, contentType string) gin.HandlerFunc {
@@ -161,6 +163,10 @@ func (k *console) home(c *gin.Context) { k.page(c, http.StatusOK, "./", &answer{
 
 // find returns the limiter of a form, or answers that there is none.
 func (k *console) find(c *gin.Context) *watch {
+	if err := c.Request.ParseForm(); err != nil {
+		k.page(c, http.StatusBadRequest, "./", &answer{Error: fmt.Sprintf("The form cannot be read, and may have %d KiB: %v", largestForm>>10, err)})
+		return nil
+	}
 	id := c.PostForm("limiter")
 	for _, w := range k.watches {
 		if w.id == id {
@@ -184,7 +190,8 @@ func (k *console) look(c *gin.Context) {
 		k.page(c, http.StatusBadGateway, "./", a)
 		return
 	}
-	a.Usage, a.Sentence, a.Scope = &usage, sentence(usage), scopeOf(usage.Source)
+	a.Usage, a.Sentence, a.Scope = &usage, sentence(usage, w.limiter.Ban(), time.Now()), scopeOf(usage.Source)
+	a.Note = noteOf(w.limiter, usage.Source)
 	k.page(c, http.StatusOK, "./", a)
 }
 
@@ -217,6 +224,9 @@ func (k *console) forgive(c *gin.Context) {
 	status := http.StatusOK
 	_, scope := storeOf(w.limiter)
 	switch {
+	case err != nil && found: // A fallback, while its primary is down.
+		line.Outcome, status = "forgiven here, failed elsewhere", http.StatusBadGateway
+		a.Error = "Forgiven in the fallback of this process only. Do it again when the primary store answers: " + err.Error()
 	case err != nil:
 		line.Outcome, a.Error, status = "failed", "The key could not be forgiven: "+err.Error(), http.StatusBadGateway
 	case !found:

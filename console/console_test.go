@@ -7,10 +7,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	"github.com/gin-gonic/gin"
 	"github.com/redis/go-redis/v9"
@@ -35,11 +37,15 @@ type site struct {
 }
 
 func newSite(opts ...ratelimit.Option) *site {
+	return newSiteWith(append(opts, ratelimit.WithLimit(ratelimit.PerMinute(5).Burst(5)))...)
+}
+
+// newSiteWith is newSite with a limit among opts.
+func newSiteWith(opts ...ratelimit.Option) *site {
 	s := &site{router: gin.New(), access: console.Access{Level: console.Write, User: "ada"}}
 	_ = s.router.SetTrustedProxies(nil)
 	s.limiter = ratelimit.Must(ratelimit.NewLimiter(append([]ratelimit.Option{
 		ratelimit.WithName("login"),
-		ratelimit.WithLimit(ratelimit.PerMinute(5).Burst(5)),
 		ratelimit.WithKeyFunc(func(c *gin.Context) string { return c.GetHeader("Name") }),
 	}, opts...)...))
 	s.router.POST("/login", s.limiter.Handle, func(c *gin.Context) { c.Status(http.StatusNoContent) })
@@ -83,7 +89,9 @@ func (s *site) data(t *testing.T) (d console.Data) {
 		Limiters []struct {
 			ID     string           `json:"id"`
 			Totals console.Counts   `json:"totals"`
+			Shadow console.Clients  `json:"shadow_clients"`
 			Second console.Curves   `json:"seconds"`
+			Minute console.Curves   `json:"minutes"`
 			Top    []console.TopKey `json:"top_1h"`
 		} `json:"limiters"`
 		Routes []console.Route  `json:"routes"`
@@ -92,7 +100,7 @@ func (s *site) data(t *testing.T) (d console.Data) {
 	}
 	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &plain))
 	for _, l := range plain.Limiters {
-		d.Limiters = append(d.Limiters, console.Limiter{ID: l.ID, Totals: l.Totals, Seconds: l.Second, Top1h: l.Top})
+		d.Limiters = append(d.Limiters, console.Limiter{ID: l.ID, Totals: l.Totals, Shadow: l.Shadow, Seconds: l.Second, Minutes: l.Minute, Top1h: l.Top})
 	}
 	d.Routes, d.Memory, d.Audit = plain.Routes, plain.Memory, plain.Audit
 	return d
@@ -216,18 +224,18 @@ func TestLookAndForgive(t *testing.T) {
 	s.login("drained", 6)
 	s.login("banned", 12)
 	assert.Contains(t, look("drained"), "Refused by 5/m: 0 of 5 tokens left, next in ")
-	assert.Contains(t, look("drained"), "Not banned: 1 strike.")
-	assert.Contains(t, look("banned"), "Banned for another ")
+	assert.Contains(t, look("drained"), "Not banned: 1 of 3 strikes.")
+	assert.Contains(t, look("banned"), "Banned until ")
 	assert.Contains(t, look("unknown"), "The store holds nothing for this key")
 	assert.Contains(t, look("drained"), "this process")
 
 	form := url.Values{"limiter": {"login"}, "key": {"banned"}}
 	assert.Equal(t, http.StatusBadRequest, s.post("/ops/limits/forgive", form).Code, "without confirmation")
-	assert.Contains(t, look("banned"), "Banned for another ")
+	assert.Contains(t, look("banned"), "Banned until ")
 	form.Set("confirm", "yes")
 	w := s.post("/ops/limits/forgive", form)
 	assert.Contains(t, w.Body.String(), "Forgiven")
-	assert.NotContains(t, look("banned"), "Banned for")
+	assert.NotContains(t, look("banned"), "Banned until")
 
 	audit := s.data(t).Audit
 	require.Len(t, audit, 1)
@@ -245,7 +253,13 @@ func TestModeGoesBack(t *testing.T) {
 		assert.Contains(t, s.post("/ops/limits/mode", form).Body.String(), "This process only")
 		assert.Equal(t, ratelimit.Shadow, s.limiter.Mode())
 		s.login("bob", 8)
-		assert.Contains(t, s.get("/ops/limits/").Body.String(), "Enforce would have refused 3 requests")
+		s.login("eve", 6)
+		l := s.data(t).Limiters[0]
+		assert.Equal(t, console.Counts{Accepted: 10, Shadow: 4}, l.Totals)
+		assert.Equal(t, console.Clients{Count: 2}, l.Shadow)
+		page := s.get("/ops/limits/").Body.String()
+		assert.Contains(t, page, `Enforce would have refused <span data-field="shadow_refused">4</span> of the <span data-field="all">14</span>`)
+		assert.Contains(t, page, `by <span data-field="shadow_clients">2</span> clients`)
 		time.Sleep(15*time.Minute - time.Second)
 		assert.Equal(t, ratelimit.Shadow, s.limiter.Mode())
 		time.Sleep(2 * time.Second)
@@ -281,6 +295,14 @@ func TestCountsByTime(t *testing.T) {
 		assert.Len(t, seconds, 900)
 		assert.Equal(t, uint64(1), seconds[899])
 		assert.Zero(t, seconds[898])
+		minutes := s.data(t).Limiters[0].Minutes.Accepted
+		assert.Len(t, minutes, 61)
+		assert.Equal(t, []uint64{7, 1}, []uint64{minutes[0], minutes[60]})
+		page := s.get("/ops/limits/").Body.String()
+		assert.Contains(t, page, "Last 15 minutes by the second, at most 1 a second")
+		assert.Contains(t, page, "Last 24 hours by the minute, at most 7 a minute")
+		assert.Contains(t, page, `d="M0 98h899v-96h1"`)
+		assert.Contains(t, page, `d="M0 98h1379v-96h1v96h59v-14h1"`)
 	})
 }
 
@@ -294,40 +316,184 @@ func TestRawKeysNeedAccess(t *testing.T) {
 	assert.Equal(t, []console.TopKey{{Key: digest, Raw: "secret-account", Low: 2, High: 2}}, s.data(t).Limiters[0].Top1h)
 }
 
-// What clients send is text on the page, whatever it is, and takes no more memory.
-func TestHostileTextStaysText(t *testing.T) {
-	s := newSite()
-	s.access.RawKeys, s.access.User = true, `<script>alert(1)</script>`
-	memory := s.data(t).Memory
-	for i := range 300 {
-		s.login(fmt.Sprintf(`"><script>alert(%d)</script>`, i), 6)
-		s.login(strings.Repeat("<img src=x onerror=alert(1)>", 1000)+fmt.Sprint(i), 6)
+// refuser refuses whatever it is asked, and keeps nothing.
+type refuser struct{ ratelimit.Store }
+
+func (refuser) Take(_ context.Context, _ string, take ratelimit.Take) (ratelimit.Result, error) {
+	return ratelimit.Result{Limit: take.Limits[0], RetryAfter: time.Second}, nil
+}
+
+// What clients send is text on the page, whatever it is, and takes no memory beyond what the console states.
+func TestHostileText(t *testing.T) {
+	heap := func() int {
+		var m runtime.MemStats
+		for range 3 { // A sync.Pool keeps what it held for two.
+			runtime.GC()
+		}
+		runtime.ReadMemStats(&m)
+		return int(m.HeapAlloc)
 	}
-	page := s.get("/ops/limits/").Body.String() +
-		s.post("/ops/limits/look", url.Values{"limiter": {"login"}, "key": {`"><script>alert(1)</script>`}}).Body.String() +
-		s.post("/ops/limits/look", url.Values{"limiter": {`<script>alert(1)</script>`}}).Body.String()
+	before := heap()
+	s := newSite(ratelimit.WithStore(refuser{}))
+	s.access.RawKeys, s.access.User = true, `<script>alert("user")</script>`
+	hostile := []string{
+		`<script>alert(1)</script>`, `"><img src=x onerror=alert(1)>`, `' autofocus onfocus='alert(1)`, `</tbody></table><script>alert(1)</script>`,
+		"nul\x00", "bytes\xff\xfe\xc0\x80", "\u202egnp.exe\u2066", "{{.}}${7*7}", "javascript:alert(1)", "\r\nSet-Cookie: a=b", strings.Repeat("\u0301", 30),
+	}
+	volume := 0
+	send := func(key, path string) {
+		r := httptest.NewRequest(http.MethodPost, "/login", http.NoBody)
+		r.URL.Path = path
+		r.Header.Set("Name", key)
+		r.Header.Set("X-Forwarded-For", key)
+		r.Header.Set("User-Agent", key)
+		s.send(r)
+		volume += len(key) + len(path)
+	}
+	for i, text := range hostile {
+		for range 5 {
+			send(text, "/login")
+		}
+		s.access.User = text
+		for _, path := range []string{"/look", "/forgive", "/mode"} {
+			form := url.Values{"limiter": {text}, "key": {text}, "confirm": {text}, "mode": {text}}
+			assert.Equal(t, http.StatusBadRequest, s.post("/ops/limits"+path, form).Code)
+			if i < 2 {
+				form = url.Values{"limiter": {"login"}, "key": {strings.Repeat(text, 1<<20/len(text))}}
+				page := s.post("/ops/limits"+path, form)
+				assert.Equal(t, http.StatusBadRequest, page.Code)
+				assert.Less(t, page.Body.Len(), 100<<10)
+			}
+		}
+		send("", "/"+text)
+	}
+	for i := 0; volume < 100<<20; i++ {
+		text := hostile[i%len(hostile)]
+		send(strings.Repeat(text, 1<<20/len(text)), "/login")
+		for j := range 1000 {
+			send(text+fmt.Sprint(i, j), "/login")
+		}
+	}
+
+	for _, text := range hostile {
+		for range 20 {
+			send(text, "/login") // So that the top list shows it.
+		}
+	}
+
+	page := s.get("/ops/limits/").Body.String()
 	assert.Contains(t, page, "&lt;script&gt;alert(")
-	assert.NotContains(t, page, "<script>alert")
-	assert.NotContains(t, page, "<img")
+	for _, forbidden := range []string{"<script>", "<img", "\x00", "autofocus onfocus='"} {
+		assert.NotContains(t, page, forbidden)
+	}
 	assert.Less(t, len(page), 100<<10)
-	assert.Equal(t, memory, s.data(t).Memory)
+	text := s.get("/ops/limits/data.json").Body.Bytes()
+	assert.True(t, json.Valid(text) && utf8.Valid(text))
+	assert.Less(t, len(text), 100<<10)
+	assert.Less(t, heap()-before, s.data(t).Memory+256<<10)
+	assert.NotNil(t, s.router) // Lives until here.
+}
+
+// answer is what look.json says.
+type answer struct {
+	Sentence string          `json:"sentence"`
+	Scope    string          `json:"scope"`
+	Note     string          `json:"note"`
+	Usage    json.RawMessage `json:"usage"`
+}
+
+func (s *site) look(t *testing.T, key string) (a answer) {
+	t.Helper()
+	w := s.post("/ops/limits/look", url.Values{"limiter": {"login"}, "key": {key}}, "Accept", "application/json")
+	require.Equal(t, http.StatusOK, w.Code, w.Body)
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &a))
+	return a
+}
+
+func redisStore(t *testing.T, client *redis.Client, opts ...ratelimit.RedisOption) *ratelimit.RedisStore {
+	t.Helper()
+	store, err := ratelimit.NewRedisStore(client, append([]ratelimit.RedisOption{ratelimit.WithTimeout(20 * time.Second)}, opts...)...)
+	require.NoError(t, err)
+	return store
 }
 
 func TestTwoInstancesOnOneRedis(t *testing.T) {
 	server := redistest.Start(t)
-	instance := func() *site {
-		client := redis.NewClient(&redis.Options{Addr: server.Addr})
-		t.Cleanup(func() { _ = client.Close() })
-		store, err := ratelimit.NewRedisStore(client)
-		require.NoError(t, err)
-		return newSite(ratelimit.WithStore(store))
-	}
-	one, two := instance(), instance()
+	one := newSite(ratelimit.WithStore(redisStore(t, server.Client())))
+	two := newSite(ratelimit.WithStore(redisStore(t, server.Client())))
 	key := url.Values{"limiter": {"login"}, "key": {"bob"}, "confirm": {"yes"}}
 	one.login("bob", 6)
-	assert.Contains(t, two.post("/ops/limits/look", key).Body.String(), "Refused by 5/m")
+	assert.Contains(t, two.look(t, "bob").Sentence, "Refused by 5/m")
 	assert.Contains(t, one.post("/ops/limits/forgive", key).Body.String(), "Holds for all instances")
-	page := two.post("/ops/limits/look", key).Body.String()
-	assert.Contains(t, page, "5 of 5 tokens left")
-	assert.Contains(t, page, "all instances")
+	after := two.look(t, "bob")
+	assert.Contains(t, after.Sentence, "5 of 5 tokens left")
+	assert.Equal(t, "all instances", after.Scope)
+}
+
+// While the primary is down, the page says whose state it shows and where a key was forgiven.
+func TestFallbackStore(t *testing.T) {
+	server := redistest.Start(t)
+	store, err := ratelimit.NewFallbackStore(redisStore(t, server.Client(), ratelimit.WithDenyCache(0)), ratelimit.NewMemoryStore(),
+		ratelimit.WithShare(0.5), ratelimit.WithTripAfter(1), ratelimit.WithCoolOff(time.Hour))
+	require.NoError(t, err)
+	s := newSite(ratelimit.WithStore(store))
+	forgive := func() *httptest.ResponseRecorder {
+		return s.post("/ops/limits/forgive", url.Values{"limiter": {"login"}, "key": {"bob"}, "confirm": {"yes"}})
+	}
+	s.login("bob", 6)
+	up := s.look(t, "bob")
+	assert.Contains(t, up.Sentence, "0 of 5 tokens left")
+	assert.Equal(t, "all instances", up.Scope)
+	assert.Empty(t, up.Note)
+	assert.Contains(t, s.get("/ops/limits/").Body.String(), "primary, with a fallback (all instances)")
+
+	server.Kill()
+	s.login("bob", 3)
+	down := s.look(t, "bob")
+	assert.Contains(t, down.Sentence, "0 of 2 tokens left")
+	assert.Equal(t, "this process", down.Scope)
+	assert.Contains(t, down.Note, "The primary store does not answer. This is what the fallback holds")
+	assert.Contains(t, s.get("/ops/limits/").Body.String(), "fallback, because the primary store is down (this process)")
+
+	w := forgive()
+	assert.Equal(t, http.StatusBadGateway, w.Code)
+	assert.Contains(t, w.Body.String(), "Forgiven in the fallback of this process only.")
+	assert.Equal(t, "forgiven here, failed elsewhere", s.data(t).Audit[0].Outcome)
+	assert.Contains(t, s.look(t, "bob").Sentence, "2 of 2 tokens left")
+	w = forgive()
+	assert.Equal(t, http.StatusBadGateway, w.Code)
+	assert.Contains(t, w.Body.String(), "The key could not be forgiven: ")
+	assert.Equal(t, "failed", s.data(t).Audit[0].Outcome)
+}
+
+// What a process holds on lease is left for it, and not for others.
+func TestLeases(t *testing.T) {
+	server := redistest.Start(t, redistest.WithClock())
+	server.Clock().Freeze(time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC))
+	limit := ratelimit.WithLimit(ratelimit.Limit{Capacity: 100_000, Refill: ratelimit.PerMinute(1)})
+	leased := redisStore(t, server.Client(), ratelimit.WithLease(time.Second))
+	one := newSiteWith(ratelimit.WithStore(leased), limit)
+	two := newSiteWith(ratelimit.WithStore(redisStore(t, server.Client())), limit)
+	assert.Contains(t, one.get("/ops/limits/").Body.String(), "buckets in Redis (all instances)")
+
+	taken := 0
+	for leased.LeaseStats().Spent == 0 {
+		one.login("bob", 1)
+		taken++
+		require.Less(t, taken, 10_000, "never leased")
+	}
+	held := int(leased.LeaseStats().Leased) - 1
+	require.Positive(t, held)
+	here, there := one.look(t, "bob"), two.look(t, "bob")
+	assert.Contains(t, here.Sentence, fmt.Sprintf("Allowed by 1/m burst 100000: %d of 100000 tokens left", 100_000-taken))
+	assert.Contains(t, there.Sentence, fmt.Sprintf("%d of 100000 tokens left", 100_000-taken-held))
+	assert.Equal(t, "all instances", here.Scope)
+	assert.Equal(t, "Tokens that this process holds on lease count as left here; other instances do not see them.", here.Note)
+	assert.Empty(t, there.Note)
+	assert.Contains(t, one.get("/ops/limits/").Body.String(), fmt.Sprintf("buckets in Redis, with %d tokens on lease to this process (all instances)", held))
+
+	key := url.Values{"limiter": {"login"}, "key": {"bob"}, "confirm": {"yes"}}
+	assert.Contains(t, one.post("/ops/limits/forgive", key).Body.String(), "Forgiven")
+	assert.Contains(t, one.look(t, "bob").Sentence, "100000 of 100000 tokens left")
+	assert.Contains(t, two.look(t, "bob").Sentence, "100000 of 100000 tokens left")
 }

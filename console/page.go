@@ -2,6 +2,7 @@ package console
 
 import (
 	"bytes"
+	"fmt"
 	"html/template"
 	"net/http"
 	"os"
@@ -31,15 +32,31 @@ type Data struct {
 type Limiter struct {
 	ID      string            `json:"id"` // the name; "name#2" for the second of a name
 	Limits  []ratelimit.Limit `json:"limits"`
+	Ban     *Ban              `json:"ban"` // null: none
 	Mode    string            `json:"mode"`
 	Until   *time.Time        `json:"mode_until"` // when the mode goes back by itself, or null
 	Store   string            `json:"store"`
 	Scope   string            `json:"scope"` // who shares the buckets: "this process" or "all instances"
 	Totals  Counts            `json:"totals"`
-	Seconds Curves            `json:"seconds"` // up to 15 minutes, oldest first; the last second is not over
-	Minutes Curves            `json:"minutes"` // up to 24 hours
-	Top5m   []TopKey          `json:"top_5m"`  // key, raw, at_least and at_most, of up to 10 keys that were refused or shadow-refused
+	Shadow  Clients           `json:"shadow_clients"` // that Enforce would have refused, by key
+	Seconds Curves            `json:"seconds"`        // up to 15 minutes, oldest first; the last second is not over
+	Minutes Curves            `json:"minutes"`        // up to 24 hours
+	Top5m   []TopKey          `json:"top_5m"`         // key, raw, at_least and at_most, of up to 10 keys that were refused or shadow-refused
 	Top1h   []TopKey          `json:"top_1h"`
+}
+
+// Ban is the ratelimit.Ban of a limiter. Times are in seconds.
+type Ban struct {
+	After  int     `json:"after"`
+	Within float64 `json:"within"`
+	For    float64 `json:"for"`
+	Max    float64 `json:"max"`
+}
+
+// Clients is how many clients there were since the console was mounted: exactly up to 511, and beyond as an estimate.
+type Clients struct {
+	Count uint64  `json:"count"`
+	Error float64 `json:"relative_error"` // the standard error, as a part of Count: 0 if that is exact, else 0.044
 }
 
 // Counts are decisions since the console was mounted.
@@ -100,6 +117,10 @@ func (k *console) data(access Access) Data {
 			Minutes: Curves{m[accepted], m[refused], m[shadow], m[failed]},
 			Top5m:   w.top.last(5, access.RawKeys), Top1h: w.top.last(topMinutes, access.RawKeys),
 		}
+		l.Shadow.Count, l.Shadow.Error = w.top.shadowClients()
+		if b := w.limiter.Ban(); b.After > 0 {
+			l.Ban = &Ban{b.After, b.Within.Seconds(), b.For.Seconds(), b.Max.Seconds()}
+		}
 		if until := w.returnsAt(); !until.IsZero() {
 			l.Until = &until
 		}
@@ -150,21 +171,25 @@ type topTable struct {
 type answer struct {
 	Limiter, Typed, Key string
 	Usage               *ratelimit.Usage
-	Sentence, Scope     string
+	Sentence            string
+	Scope, Note         string
 	Done, Error         string
 }
 
 var pageTemplate = template.Must(template.New("page.html").Funcs(template.FuncMap{
-	"span": span,
-	"top":  func(id, span, field string, keys []TopKey) topTable { return topTable{id, span, field, keys} },
-	"sum":  func(c Counts) uint64 { return c.Accepted + c.Refused + c.Shadow + c.Failed },
-	"time": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
-	"kib":  func(bytes int) int { return (bytes + 1023) / 1024 },
+	"span":    span,
+	"top":     func(id, span, field string, keys []TopKey) topTable { return topTable{id, span, field, keys} },
+	"sum":     func(c Counts) uint64 { return c.Accepted + c.Refused + c.Shadow + c.Failed },
+	"time":    clock,
+	"figures": figures,
+	"percent": func(part float64) string { return fmt.Sprintf("%.0f", 100*part) },
+	"seconds": func(s float64) string { return span(time.Duration(s * float64(time.Second))) },
+	"kib":     func(bytes int) int { return (bytes + 1023) / 1024 },
 }).ParseFS(static, "static/page.html"))
 
 func (k *console) page(c *gin.Context, status int, dir string, a *answer) {
 	if status == http.StatusOK && a.Usage != nil && strings.Contains(c.GetHeader("Accept"), "application/json") {
-		c.JSON(status, gin.H{"limiter": a.Limiter, "key": a.Key, "sentence": a.Sentence, "scope": a.Scope, "usage": a.Usage})
+		c.JSON(status, gin.H{"limiter": a.Limiter, "key": a.Key, "sentence": a.Sentence, "scope": a.Scope, "note": a.Note, "usage": a.Usage})
 		return
 	}
 	access := accessOf(c)

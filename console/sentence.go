@@ -8,11 +8,11 @@ import (
 	"github.com/gin-ratelimit/ratelimit"
 )
 
-// sentence says what a key's buckets mean for its next request, which costs one token.
-func sentence(u ratelimit.Usage) string {
+// sentence says what a key's buckets mean for its next request, which costs one token. ban is the limiter's.
+func sentence(u ratelimit.Usage, ban ratelimit.Ban, now time.Time) string {
 	var parts []string
 	if u.BannedFor > 0 {
-		parts = append(parts, fmt.Sprintf("Banned for another %s.", span(u.BannedFor)))
+		parts = append(parts, fmt.Sprintf("Banned until %s, for another %s.", clock(now.Add(u.BannedFor)), span(u.BannedFor)))
 	}
 	for _, l := range u.Limits {
 		state := "Allowed"
@@ -28,8 +28,12 @@ func sentence(u ratelimit.Usage) string {
 		}
 		parts = append(parts, text+".")
 	}
-	if u.BannedFor == 0 {
-		parts = append(parts, "Not banned: "+count(u.Strikes, "strike")+".")
+	switch {
+	case u.BannedFor > 0:
+	case ban.After > 0:
+		parts = append(parts, fmt.Sprintf("Not banned: %d of %s.", u.Strikes, count(ban.After, "strike")))
+	default:
+		parts = append(parts, "Not banned: this limiter bans nobody.")
 	}
 	if u.Static {
 		parts = append(parts, "The store holds nothing for this key, so it would start with full buckets; it may also be another key that was meant.")
@@ -46,7 +50,9 @@ func span(d time.Duration) string {
 	}
 }
 
-func count(n int, what string) string {
+func clock(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
+
+func count[N int | int64](n N, what string) string {
 	if n != 1 {
 		what += "s"
 	}

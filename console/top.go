@@ -24,14 +24,18 @@ type top struct {
 	seed    maphash.Seed
 	mu      sync.Mutex
 	minutes [topMinutes]sketch
+	shadow  clients // of decisions that did not count, since base
 }
 
 type sketch struct {
 	minute int64 // plus 1, since base; 0: never used
 	used   int
+	tags   [256]uint8        // how many hashes begin with this byte: mostly it tells at once that a key has no place
 	hashes [topPlaces]uint64 // apart from the places, to be scanned fast
 	counts [topPlaces]uint64
 	places [topPlaces]place
+	least  uint64 // no count is smaller
+	next   int    // counts before it are larger than least, so that evictions do not scan them again
 }
 
 // place holds a copy of the key, because a key of a request may be a part of something large. Of a long key it holds
@@ -43,40 +47,48 @@ type place struct {
 	bytes [longestKey]byte
 }
 
-func (t *top) add(key ratelimit.Key, second int64) {
+func (t *top) add(key ratelimit.Key, second int64, isShadow bool) {
 	raw := key.Reveal()
 	hash := maphash.String(t.seed, raw)
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if isShadow {
+		t.shadow.add(hash)
+	}
 	minute := second/60 + 1
 	s := &t.minutes[minute%topMinutes]
 	if s.minute != minute {
-		s.minute, s.used = minute, 0
+		s.minute, s.used, s.tags, s.least, s.next = minute, 0, [256]uint8{}, 1, 0
 	}
-	if i := slices.Index(s.hashes[:s.used], hash); i >= 0 {
-		s.counts[i]++
-		return
+	tag := byte(hash >> 56)
+	if s.tags[tag] > 0 {
+		if i := slices.Index(s.hashes[:s.used], hash); i >= 0 {
+			s.counts[i]++
+			return
+		}
 	}
 	i := s.used
-	var least uint64
+	var count uint64
 	if s.used < topPlaces {
 		s.used++
 	} else {
-		i, least = s.least()
+		i, count = s.evict()
 	}
-	s.hashes[i], s.counts[i] = hash, least+1
+	s.tags[tag]++
+	s.hashes[i], s.counts[i] = hash, count+1
 	s.places[i].set(key, raw)
-	s.places[i].err = least
+	s.places[i].err = count
 }
 
-func (s *sketch) least() (at int, count uint64) {
-	count = s.counts[0]
-	for i, c := range s.counts[1:] {
-		if c < count {
-			at, count = i+1, c
+// evict frees the place with the smallest count.
+func (s *sketch) evict() (at int, count uint64) {
+	for s.counts[s.next] > s.least {
+		if s.next++; s.next == topPlaces {
+			s.least, s.next = slices.Min(s.counts[:]), 0
 		}
 	}
-	return at, count
+	s.tags[byte(s.hashes[s.next]>>56)]--
+	return s.next, s.least
 }
 
 func (p *place) set(key ratelimit.Key, raw string) {
@@ -92,6 +104,13 @@ type TopKey struct {
 	Raw  string `json:"raw,omitempty"` // only for viewers who may see it
 	Low  uint64 `json:"at_least"`
 	High uint64 `json:"at_most"`
+}
+
+// shadowClients returns how many keys had shadow refusals, and the standard error of that as a part of it.
+func (t *top) shadowClients() (n uint64, relativeError float64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.shadow.count()
 }
 
 // last returns the keys that were refused most in the last minutes, the current one included. A key without a place
@@ -113,7 +132,7 @@ func (t *top) last(minutes int64, raw bool) []TopKey {
 		}
 		var least uint64
 		if s.used == topPlaces {
-			_, least = s.least()
+			least = slices.Min(s.counts[:])
 		}
 		floor += least
 		for j := range s.used {

@@ -44,9 +44,9 @@ func (w *watch) observe(_ context.Context, e ratelimit.Event) {
 	case e.Err != nil:
 		w.counts.add(failed)
 	case e.Reason == ratelimit.ReasonShadow:
-		w.top.add(e.Key, w.counts.add(shadow))
+		w.top.add(e.Key, w.counts.add(shadow), true)
 	default:
-		w.top.add(e.Key, w.counts.add(refused))
+		w.top.add(e.Key, w.counts.add(refused), false)
 	}
 }
 
@@ -89,6 +89,7 @@ func (w *watch) returnsAt() time.Time {
 const (
 	thisProcess  = "this process"
 	allInstances = "all instances"
+	whoShares    = "all instances that share the store" // a store of their own: nobody here knows who
 )
 
 // storeOf names a limiter's store, and who shares what it holds.
@@ -97,8 +98,9 @@ func storeOf(l *ratelimit.Limiter) (name, scope string) {
 	case *ratelimit.MemoryStore:
 		return "memory", thisProcess
 	case *ratelimit.RedisStore:
-		if s.LeaseStats().Leased > 0 {
-			return "Redis, with leases", allInstances
+		if l := s.LeaseStats(); l.Leased > 0 {
+			held := max(0, l.Leased+l.GivenBack-l.Spent-l.Void)
+			return fmt.Sprintf("Redis, with %s on lease to this process", count(held, "token")), allInstances
 		}
 		return "Redis", allInstances
 	case *ratelimit.FallbackStore:
@@ -107,7 +109,7 @@ func storeOf(l *ratelimit.Limiter) (name, scope string) {
 		}
 		return "primary, with a fallback", allInstances
 	default:
-		return fmt.Sprintf("%T", s), "who shares it depends on the store"
+		return fmt.Sprintf("%T", s), whoShares
 	}
 }
 
@@ -118,6 +120,17 @@ func scopeOf(s ratelimit.Source) string {
 	case ratelimit.SourceMemory, ratelimit.SourceOverflow, ratelimit.SourceFallback:
 		return thisProcess
 	default:
-		return "who shares it depends on the store"
+		return whoShares
 	}
+}
+
+// noteOf says what a look at a key does not show by itself.
+func noteOf(l *ratelimit.Limiter, source ratelimit.Source) string {
+	if source == ratelimit.SourceFallback {
+		return "The primary store does not answer. This is what the fallback holds, by its share of the limits; other instances have fallbacks of their own."
+	}
+	if s, ok := l.Store().(*ratelimit.RedisStore); ok && s.LeaseStats().Leased > 0 {
+		return "Tokens that this process holds on lease count as left here; other instances do not see them."
+	}
+	return ""
 }

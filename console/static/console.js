@@ -1,34 +1,29 @@
-// Refreshes the numbers and draws the last 15 minutes. Texts go in by textContent alone: names and keys are hostile.
+// Refreshes the numbers and the curves. Texts go in by textContent alone: names and keys are hostile.
 const dir = document.body.dataset.dir;
-const svgNS = "http://www.w3.org/2000/svg";
 
-function draw(box, seconds) {
-  let svg = box.firstElementChild;
-  if (!svg) {
-    svg = document.createElementNS(svgNS, "svg");
-    svg.setAttribute("viewBox", "0 0 900 100");
-    svg.setAttribute("preserveAspectRatio", "none");
-    svg.setAttribute("role", "img");
-    for (const name of ["accepted", "refused"]) {
-      const line = document.createElementNS(svgNS, "polyline");
-      line.setAttribute("class", "line-" + name);
-      svg.append(line);
+// As in curve.go: a step for each value, and the largest is 96 high.
+function steps(values, width, most) {
+  if (!values.some((v) => v > 0)) return "";
+  let path = "M0 98h", run = width - values.length, height = 0;
+  for (const v of values) {
+    const h = Math.ceil(96 * v / most);
+    if (h !== height) {
+      path += `${run}v${height - h}h`;
+      run = 0;
+      height = h;
     }
-    const legend = document.createElement("p");
-    legend.className = "note";
-    box.append(svg, legend);
+    run++;
   }
-  const most = Math.max(1, ...seconds.accepted, ...seconds.refused);
-  ["accepted", "refused"].forEach((name, i) => {
-    const values = seconds[name];
-    const first = 900 - values.length;
-    const points = values.map((v, at) => `${first + at},${(98 - 96 * v / most).toFixed(1)}`);
-    points.unshift("0,98", `${first},98`); // Nothing was observed before.
-    svg.children[i].setAttribute("points", points.join(" "));
-  });
-  const text = `Last 15 minutes by the second, at most ${most} a second: accepted (solid), refused (dashed).`;
-  svg.setAttribute("aria-label", text);
-  box.lastElementChild.textContent = text;
+  return path + run;
+}
+
+function draw(figure, curves) {
+  const most = Math.max(1, ...Object.values(curves).flat());
+  for (const line of figure.querySelectorAll("path")) {
+    line.setAttribute("d", steps(curves[line.classList[1]], Number(figure.dataset.width), most));
+  }
+  const caption = figure.querySelector("figcaption");
+  caption.textContent = caption.textContent.replace(/\d+ a /, `${most} a `);
 }
 
 function cell(row, ...parts) {
@@ -37,14 +32,29 @@ function cell(row, ...parts) {
   row.append(td);
 }
 
+function element(name, text) {
+  const e = document.createElement(name);
+  e.textContent = text;
+  return e;
+}
+
 function show(limiter) {
   const card = [...document.querySelectorAll("[data-limiter]")].find((e) => e.dataset.limiter === limiter.id);
   if (!card) return;
-  for (const [name, value] of Object.entries({ ...limiter.totals, mode: limiter.mode })) {
-    card.querySelector(`[data-field="${name}"]`).textContent = value;
-  }
+  const { count, relative_error: error } = limiter.shadow_clients;
+  const until = limiter.mode_until && new Date(limiter.mode_until).toISOString();
+  const values = {
+    ...limiter.totals,
+    mode: limiter.mode,
+    mode_until: until ? `${until.slice(0, 10)} ${until.slice(11, 19)} UTC` : "",
+    all: Object.values(limiter.totals).reduce((sum, n) => sum + n),
+    shadow_clients: error ? `about ${count} (± ${(100 * error).toFixed()} %)` : count,
+  };
+  for (const field of card.querySelectorAll("[data-field]")) field.textContent = values[field.dataset.field];
   card.querySelector('[data-field="mode"]').className = "badge " + limiter.mode;
-  draw(card.querySelector("[data-curve]"), limiter.seconds);
+  card.querySelector('[data-field="mode_until"]').parentElement.hidden = !until;
+  card.querySelector(".shadow-report").hidden = limiter.mode !== "shadow";
+  for (const figure of card.querySelectorAll("[data-curve]")) draw(figure, limiter[figure.dataset.curve]);
   for (const body of card.querySelectorAll("[data-top]")) showTop(body, limiter[body.dataset.top]);
 }
 
@@ -54,9 +64,7 @@ function showTop(body, keys) {
   none.firstElementChild.colSpan = 3;
   body.replaceChildren(...keys.map((k) => {
     const row = document.createElement("tr");
-    const digest = document.createElement("code");
-    digest.textContent = k.key;
-    cell(row, k.raw ? k.raw + " " : "", digest);
+    cell(row, ...(k.raw ? [element("bdi", k.raw), " "] : []), element("code", k.key));
     cell(row, String(k.at_least));
     cell(row, String(k.at_most));
     return row;
