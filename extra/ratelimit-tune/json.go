@@ -59,10 +59,7 @@ type suggestion struct {
 func newDocument(t *tune.Trace, limits []ratelimit.Limit, most tune.Share) (*document, error) {
 	d := &document{Frontier: []curve{}, Replay: []replayed{}, Suggestions: []suggestion{}}
 	d.Read.Lines, d.Read.Requests, d.Read.Missed, d.Read.Clients = t.Lines, len(t.Requests), t.Misses, len(t.Clients)
-	d.Read.Resolution = 1e-6
-	if t.WholeSeconds() {
-		d.Read.Resolution = 1
-	}
+	d.Read.Resolution = t.Resolution.Seconds()
 	if n := len(t.Requests); n > 0 {
 		d.Read.From, d.Read.To = time.UnixMicro(t.Requests[0].Tick).UTC(), time.UnixMicro(t.Requests[n-1].Tick).UTC()
 	}

@@ -5,6 +5,7 @@
 package main
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"io"
@@ -55,15 +56,9 @@ func main() {
 
 // run reports what could be read, also where something could not, and then returns the error.
 func run(out io.Writer, files []string, jsonFile string, limits []ratelimit.Limit, most tune.Share) error {
-	trace, readErr := tune.ReadFiles(files...)
+	trace, readErr := tune.Read(context.Background(), tune.Options{}, files...)
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "read %d lines, missed %d: %d requests of %d clients\n", trace.Lines, trace.Misses, len(trace.Requests), len(trace.Clients))
-	for _, m := range trace.Missed {
-		fmt.Fprintf(w, "missed %q line %d\n", m.File, m.Line)
-	}
-	if refused := trace.Refused(); refused > 0 {
-		fmt.Fprintf(w, "%d answers are 429: a limiter refused them already, and the log may lack more that it held off\n", refused)
-	}
+	describe(w, trace)
 	report := suggest
 	if len(limits) > 0 {
 		report = func(w io.Writer, t *tune.Trace, _ tune.Share) error { return replay(w, t, limits) }

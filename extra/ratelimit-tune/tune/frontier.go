@@ -42,7 +42,7 @@ func Frontier(t *Trace, rates []ratelimit.Rate) ([]Curve, error) {
 		own := levels[int(r.Client)*n:][:n]
 		for i := range own {
 			s, l := &scales[i], &own[i]
-			l.deficit = bucket.Charged(s.Refill(l.deficit, elapsed), s.Token)
+			l.deficit = bucket.Charged(s.Refill(l.deficit, elapsed), s.Units(int64(r.Cost)))
 			l.most = max(l.most, l.deficit)
 		}
 	}

@@ -11,7 +11,7 @@ import (
 
 func nasa(t *testing.T) *Trace {
 	t.Helper()
-	trace, err := ReadFiles("testdata/nasa_19950801.log.gz")
+	trace, err := Read(t.Context(), Options{}, "testdata/nasa_19950801.log.gz")
 	require.NoError(t, err)
 	return trace
 }

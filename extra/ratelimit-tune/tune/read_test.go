@@ -57,7 +57,7 @@ func TestFilesAreMergedByTime(t *testing.T) {
 	late, early := dir+"/late.log", dir+"/early.log"
 	require.NoError(t, os.WriteFile(late, []byte(strings.Replace(line, "02:00:00", "03:00:00", 1)), 0o600))
 	require.NoError(t, os.WriteFile(early, []byte(line), 0o600))
-	trace, err := ReadFiles(late, early)
+	trace, err := Read(t.Context(), Options{}, late, early)
 	require.NoError(t, err)
 	require.Len(t, trace.Requests, 2)
 	assert.EqualValues(t, 3_600_000_000, trace.Requests[1].Tick-trace.Requests[0].Tick)

@@ -27,11 +27,11 @@ func Replay(t *Trace, limits []ratelimit.Limit, decided func(r Request, allowed 
 	n := len(limits)
 	deficits, last := make([]int64, n*len(t.Clients)), make([]int64, len(t.Clients))
 	hit := make([]bool, len(t.Clients))
-	take := bucket.Change{N: 1}
 	after := make([]int64, n)
 	var refused Refused
 	for _, r := range t.Requests {
 		own := deficits[int(r.Client)*n:][:n]
+		take := bucket.Change{N: int64(r.Cost)}
 		allowed := true
 		for i := range scales {
 			var fits bool

@@ -15,7 +15,7 @@ import (
 
 // randomTrace has bursts and pauses, so that limits of some tokens a second refuse about half of it.
 func randomTrace(r *rand.Rand, clients, requests int, start time.Time) *Trace {
-	t := new(Trace)
+	t := &Trace{Resolution: time.Microsecond}
 	for c := range clients {
 		t.client([]byte("client-" + strconv.Itoa(c)))
 	}
@@ -24,7 +24,7 @@ func randomTrace(r *rand.Rand, clients, requests int, start time.Time) *Trace {
 		if r.IntN(3) > 0 {
 			tick += r.Int64N(300_000)
 		}
-		t.Requests = append(t.Requests, Request{Client: int32(r.IntN(clients)), Tick: tick})
+		t.Requests = append(t.Requests, Request{Client: int32(r.IntN(clients)), Tick: tick, Cost: 1 + r.Int32N(3)})
 	}
 	return t
 }
@@ -46,7 +46,7 @@ func TestReplayDecidesAsMemoryStore(t *testing.T) {
 			store := ratelimit.NewMemoryStore()
 			_, err := Replay(trace, limits, func(request Request, allowed bool) {
 				time.Sleep(time.Until(time.UnixMicro(request.Tick)))
-				want, err := store.Take(t.Context(), trace.Clients[request.Client], ratelimit.Take{N: 1, Limits: limits})
+				want, err := store.Take(t.Context(), trace.Clients[request.Client], ratelimit.Take{N: int(request.Cost), Limits: limits})
 				require.NoError(t, err)
 				require.Equal(t, want.Allowed, allowed, "seed %d, limits %v, at %d", seed, limits, request.Tick)
 				if allowed {

@@ -5,19 +5,33 @@ import (
 	"cmp"
 	"net/http"
 	"slices"
+	"time"
 )
 
 // Request is one request of a log.
 type Request struct {
-	Client int32 // index in Trace.Clients
-	Status int16
-	Tick   int64 // microseconds since 1970
+	Tick   int64  // microseconds since 1970, at which the request began
+	Client int32  // index in Trace.Clients
+	Route  int32  // index in Trace.Routes
+	Cost   int32  // tokens: 1 unless a field of the line says otherwise
+	Status int16  // as in 200; 0 if the line has none
+	Plan   uint16 // index in Trace.Plans; 0 is ""
 }
 
-// Trace is the requests of one or more logs.
+// Trace is the requests of one or more logs, by time.
 type Trace struct {
-	Clients  []string
+	Clients  []string // hosts or addresses; keyed hashes under Options.Anonymize
+	Routes   []string // what Options.Route returned, or first path segments as in "/api"; "" if the line has no path
+	Plans    []string // values of Fields.Plan; the first is ""
+	Agents   []uint16 // distinct user agents of each client, counted up to [MaxAgents]; 0 if the lines have none
 	Requests []Request
+
+	// Resolution is the step of the stamps, as in [time.Second]: the finest that a file shows, and of the files the
+	// coarsest. No log is finer than a microsecond here.
+	Resolution time.Duration
+	Formats    []FileFormat // one per file, in the order of the files
+	Partial    bool         // the context was cancelled before the end
+	Beyond     Beyond       // what Options.MaxClients left out
 
 	Lines  int
 	Missed []Miss // the first few lines that did not parse
@@ -26,10 +40,23 @@ type Trace struct {
 	index map[string]int32
 }
 
+// MaxAgents is as far as the user agents of a client are counted.
+const MaxAgents = 100
+
+// FileFormat is the format in which a file was read, as in {"access.log", "combined"}.
+type FileFormat struct{ File, Format string }
+
+// Beyond is the requests of clients that came after Options.MaxClients others. They are not in the trace.
+type Beyond struct {
+	Requests int
+	Clients  []string // the first few
+}
+
 // Miss is a line that did not parse.
 type Miss struct {
 	File string
 	Line int
+	Text string // shortened and escaped; "" under Options.Anonymize
 }
 
 func (t *Trace) client(host []byte) int32 {
@@ -54,10 +81,10 @@ func (t *Trace) sort() {
 	}
 }
 
-// Spread returns the trace with the requests that a client made in one second spread evenly over that second. The log's
-// stamps are of whole seconds: all at once and evenly spread are the two readings that a replay can compare.
+// Spread returns the trace with the requests that a client made within one step of the log's stamps spread evenly over
+// that step. All at once and evenly spread are the two readings of a stamp that a replay can compare.
 func (t *Trace) Spread() *Trace {
-	const second = 1_000_000
+	step := t.Resolution.Microseconds()
 	type group struct{ tick, count, next int64 }
 	spread := *t
 	spread.Requests = make([]Request, 0, len(t.Requests))
@@ -75,7 +102,7 @@ func (t *Trace) Spread() *Trace {
 		}
 		for _, r := range rest[:end] {
 			g := &groups[r.Client]
-			r.Tick += g.next * second / g.count
+			r.Tick += g.next * step / g.count
 			g.next++
 			spread.Requests = append(spread.Requests, r)
 		}
@@ -95,7 +122,5 @@ func (t *Trace) Refused() (requests int) {
 	return requests
 }
 
-// WholeSeconds reports whether every stamp is of a whole second, so that [Trace.Spread] applies.
-func (t *Trace) WholeSeconds() bool {
-	return !slices.ContainsFunc(t.Requests, func(r Request) bool { return r.Tick%1_000_000 != 0 })
-}
+// WholeSeconds reports whether every stamp is of a whole second.
+func (t *Trace) WholeSeconds() bool { return t.Resolution == time.Second }
