@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/gin-ratelimit/ratelimit v0.0.0-00010101000000-000000000000
 	github.com/stretchr/testify v1.12.1
+	github.com/valyala/fastjson v1.6.10
 )
 
 require (

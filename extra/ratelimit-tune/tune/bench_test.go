@@ -25,12 +25,11 @@ func BenchmarkFrontier(b *testing.B) {
 	}
 	b.SetBytes(int64(log.Len()))
 	for b.Loop() {
-		var trace Trace
-		if err := trace.read("log", bytes.NewReader(log.Bytes())); err != nil {
+		trace, err := readText(b.Context(), Options{}, log.String())
+		if err != nil {
 			b.Fatal(err)
 		}
-		trace.sort()
-		if _, err := Frontier(&trace, rates); err != nil {
+		if _, err := Frontier(trace, rates); err != nil {
 			b.Fatal(err)
 		}
 	}

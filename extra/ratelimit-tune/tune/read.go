@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -17,12 +19,12 @@ const longestLine = 1 << 20
 
 // Options say how logs are read. The zero value detects the format.
 type Options struct {
-	// Format is that of all files, as in "combined"; "" detects it for each.
+	// Format is that of all files, one of [Formats]; "" detects it for each line.
 	Format string
 	// Fields are the names of fields in JSON and CSV.
 	Fields Fields
 	// Route names the route of a request by its method and its path, without the query; nil takes the first segment of
-	// the path, as in "/api". It is called with arguments that it must not keep.
+	// the path, as in "/api". It must not keep its arguments. Its answers are kept for a while.
 	Route func(method, path []byte) string
 	// Anonymize replaces clients by hashes under a key of this run, and keeps no text of lines.
 	Anonymize bool
@@ -32,43 +34,106 @@ type Options struct {
 	Progress func(read, total int64)
 }
 
-// Fields are the names of fields, as in "ts" or, within objects of JSON, "request.remote_ip".
-type Fields struct {
-	Client, Time, Status, Method, Path, Agent, Duration, Plan, Cost string
-}
-
 // Read reads logs, gzipped or not; "-" is standard input. After an error the trace has what was read before it. If ctx is
 // cancelled, the trace is partial, and that is no error.
 func Read(ctx context.Context, o Options, names ...string) (*Trace, error) {
-	t := &Trace{Plans: []string{""}, Routes: []string{""}, Resolution: time.Second}
-	var errs []error
+	r, err := newReader(ctx, o)
+	if err != nil {
+		return nil, err
+	}
 	for _, name := range names {
-		if ctx.Err() != nil {
-			t.Partial = true
+		info, err := os.Stat(name)
+		if err != nil || !info.Mode().IsRegular() {
+			r.total = 0
 			break
 		}
-		errs = append(errs, t.readFile(name))
+		r.total += info.Size()
 	}
-	t.Agents = make([]uint16, len(t.Clients))
-	t.sort()
-	return t, errors.Join(errs...)
+	var errs []error
+	for _, name := range names {
+		errs = append(errs, r.open(name))
+	}
+	return r.finish(), errors.Join(errs...)
 }
 
-func (t *Trace) readFile(name string) error {
+// reader adds files to a trace.
+type reader struct {
+	ctx   context.Context
+	o     Options
+	trace *Trace
+
+	read, total int64 // bytes of the files
+	clients     *clients
+	routes      *routes
+	plans       map[string]uint16
+}
+
+func newReader(ctx context.Context, o Options) (*reader, error) {
+	if o.Format != "" && !slices.Contains(Formats(), o.Format) {
+		return nil, fmt.Errorf("ratelimit-tune: format %q is unknown: give one of %s, or none to detect it", o.Format, strings.Join(Formats(), ", "))
+	}
+	if named := o.Fields.Client != "" && o.Fields.Time != ""; !named && (o.Format == "json" || o.Format == "csv") {
+		return nil, fmt.Errorf("ratelimit-tune: format %s: name at least the fields of the client and of the time", o.Format)
+	}
+	if o.MaxClients < 0 {
+		return nil, fmt.Errorf("ratelimit-tune: at most %d clients: give 0 for no bound, or more", o.MaxClients)
+	}
+	t := &Trace{Plans: []string{""}}
+	return &reader{ctx: ctx, o: o, trace: t, clients: newClients(t, o), routes: newRoutes(t, o.Route), plans: map[string]uint16{"": 0}}, nil
+}
+
+func (r *reader) finish() *Trace {
+	t := r.trace
+	t.Partial = r.ctx.Err() != nil
+	if t.Resolution == 0 {
+		t.Resolution = time.Second
+	}
+	t.sort()
+	return t
+}
+
+func (r *reader) open(name string) error {
 	if name == "-" {
-		return t.read("standard input", os.Stdin)
+		// A read of standard input may wait for ever. The pipe ends that when the context is cancelled.
+		in, out := io.Pipe()
+		stop := context.AfterFunc(r.ctx, func() { _ = out.CloseWithError(r.ctx.Err()) })
+		defer stop()
+		go func() {
+			_, err := io.Copy(out, os.Stdin)
+			_ = out.CloseWithError(err)
+		}()
+		return r.file("standard input", in)
 	}
 	f, err := os.Open(name)
 	if err != nil {
 		return fmt.Errorf("ratelimit-tune: %w", err)
 	}
 	defer func() { _ = f.Close() }() // It was only read.
-	return t.read(name, f)
+	return r.file(name, f)
 }
 
-// read reads one log. The name is for messages.
-func (t *Trace) read(name string, from io.Reader) error {
-	in := bufio.NewReaderSize(from, longestLine)
+// Read counts the bytes of a file for those who watch, and ends with the context.
+func (s *source) Read(p []byte) (int, error) {
+	if err := s.reader.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := s.from.Read(p)
+	s.reader.read += int64(n)
+	if s.reader.o.Progress != nil {
+		s.reader.o.Progress(s.reader.read, s.reader.total)
+	}
+	return n, err
+}
+
+type source struct {
+	reader *reader
+	from   io.Reader
+}
+
+// file reads one log. The name is for messages.
+func (r *reader) file(name string, from io.Reader) error {
+	name = printable(name)
+	in := bufio.NewReaderSize(&source{r, from}, longestLine)
 	if magic, _ := in.Peek(2); bytes.Equal(magic, []byte{0x1f, 0x8b}) {
 		unzipped, err := gzip.NewReader(in)
 		if err != nil {
@@ -76,35 +141,38 @@ func (t *Trace) read(name string, from io.Reader) error {
 		}
 		in = bufio.NewReaderSize(unzipped, longestLine)
 	}
-	var parser commonParser
-	for number := 1; ; number++ {
+	if mark, _ := in.Peek(3); bytes.Equal(mark, []byte("\xef\xbb\xbf")) {
+		_, _ = in.Discard(len(mark)) // They are there.
+	}
+	f := &file{reader: r, name: name, parsers: newParsers(r.o), step: second}
+	defer f.finish()
+	for {
 		line, err := in.ReadSlice('\n')
-		tooLong := false
+		var start []byte // of a line that is too long
 		for errors.Is(err, bufio.ErrBufferFull) {
-			tooLong = true
+			if start == nil {
+				start = bytes.Clone(line[:longestText])
+			}
 			line, err = in.ReadSlice('\n')
 		}
-		if err != nil && !errors.Is(err, io.EOF) {
-			return fmt.Errorf("ratelimit-tune: %s: line %d: cannot be read: %w; the lines before it count", name, number, err)
+		if r.ctx.Err() != nil {
+			return nil //nolint:nilerr // That is no error, and the line may be a part of one.
 		}
-		if len(line) > 0 || tooLong {
-			t.Lines++
-			if parsed, ok := parser.parse(bytes.TrimRight(line, "\r\n")); ok && !tooLong {
-				t.Requests = append(t.Requests, Request{Tick: parsed.tick, Client: t.client(parsed.host), Cost: 1, Status: parsed.status})
-			} else {
-				t.miss(name, number)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("ratelimit-tune: %s: line %d: cannot be read: %w; the lines before it count", name, f.lines+1, err)
+		}
+		switch {
+		case start != nil:
+			f.lines++
+			f.miss(start)
+		case len(line) > 0:
+			f.lines++
+			if err := f.line(bytes.TrimRight(line, "\r\n")); err != nil {
+				return err
 			}
 		}
 		if err != nil {
-			return nil //nolint:nilerr // The end of the file.
+			return f.unknown()
 		}
-	}
-}
-
-func (t *Trace) miss(name string, number int) {
-	const shown = 5
-	t.Misses++
-	if len(t.Missed) < shown {
-		t.Missed = append(t.Missed, Miss{File: name, Line: number})
 	}
 }

@@ -3,6 +3,7 @@ package tune
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"os"
 	"strings"
 	"testing"
@@ -12,6 +13,16 @@ import (
 )
 
 const line = `192.0.2.7 - - [01/Aug/1995:02:00:00 -0400] "GET / HTTP/1.0" 200 1713`
+
+// readText reads a log that needs no file.
+func readText(ctx context.Context, o Options, text string) (*Trace, error) {
+	r, err := newReader(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	err = r.file("access.log", strings.NewReader(text))
+	return r.finish(), err
+}
 
 func TestReadLines(t *testing.T) {
 	for _, test := range []struct {
@@ -31,8 +42,12 @@ func TestReadLines(t *testing.T) {
 		{name: "a line between", log: line + "\n\n" + line, requests: 2, misses: 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			var trace Trace
-			require.NoError(t, trace.read("access.log", strings.NewReader(test.log)))
+			trace, err := readText(t.Context(), Options{}, test.log)
+			if test.requests == 0 && test.misses > 0 {
+				require.ErrorContains(t, err, "ratelimit-tune: access.log: none of 1 lines could be read: ")
+			} else {
+				require.NoError(t, err)
+			}
 			assert.Len(t, trace.Requests, test.requests)
 			assert.Equal(t, test.misses, trace.Misses)
 			assert.Equal(t, test.requests+test.misses, trace.Lines)
@@ -46,9 +61,8 @@ func TestReadTruncatedGzip(t *testing.T) {
 	_, err := w.Write([]byte(strings.Repeat(line+"\n", 1000)))
 	require.NoError(t, err)
 	require.NoError(t, w.Flush())
-	var trace Trace
-	err = trace.read("access.log.gz", &zipped)
-	require.ErrorContains(t, err, "ratelimit-tune: access.log.gz: line 1001: cannot be read")
+	trace, err := readText(t.Context(), Options{}, zipped.String())
+	require.ErrorContains(t, err, "ratelimit-tune: access.log: line 1001: cannot be read")
 	assert.Len(t, trace.Requests, 1000)
 }
 
@@ -64,8 +78,8 @@ func TestFilesAreMergedByTime(t *testing.T) {
 }
 
 func TestRefusedAreCounted(t *testing.T) {
-	var trace Trace
-	require.NoError(t, trace.read("access.log", strings.NewReader(line+"\n"+strings.Replace(line, " 200 ", " 429 ", 1))))
+	trace, err := readText(t.Context(), Options{}, line+"\n"+strings.Replace(line, " 200 ", " 429 ", 1))
+	require.NoError(t, err)
 	assert.Equal(t, 1, trace.Refused())
 }
 
@@ -73,10 +87,10 @@ func FuzzCommon(f *testing.F) {
 	f.Add([]byte(line))
 	f.Add([]byte(line + ` "-" "agent"`))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		if parsed, ok := new(commonParser).parse(text); ok {
-			assert.NotEmpty(t, parsed.host)
-			assert.True(t, bytes.HasPrefix(text, parsed.host))
-			assert.InDelta(t, 500, parsed.status, 500)
+		var e entry
+		if (&commonParser{extent: traefik}).parse(text, &e) {
+			assert.NotEmpty(t, e.client)
+			assert.InDelta(t, 500, e.status, 500)
 		}
 	})
 }

@@ -17,7 +17,7 @@ import (
 func randomTrace(r *rand.Rand, clients, requests int, start time.Time) *Trace {
 	t := &Trace{Resolution: time.Microsecond}
 	for c := range clients {
-		t.client([]byte("client-" + strconv.Itoa(c)))
+		t.Clients = append(t.Clients, "client-"+strconv.Itoa(c))
 	}
 	tick := start.UnixMicro()
 	for range requests {

@@ -21,7 +21,7 @@ type Request struct {
 // Trace is the requests of one or more logs, by time.
 type Trace struct {
 	Clients  []string // hosts or addresses; keyed hashes under Options.Anonymize
-	Routes   []string // what Options.Route returned, or first path segments as in "/api"; "" if the line has no path
+	Routes   []string // what Options.Route returned, or first path segments as in "/api"; "" if the line has no path, [OtherRoutes] after 10,000
 	Plans    []string // values of Fields.Plan; the first is ""
 	Agents   []uint16 // distinct user agents of each client, counted up to [MaxAgents]; 0 if the lines have none
 	Requests []Request
@@ -37,7 +37,7 @@ type Trace struct {
 	Missed []Miss // the first few lines that did not parse
 	Misses int    // all lines that did not parse
 
-	index map[string]int32
+	Warnings []string // what is odd about the files, as in "access.log: the file is empty"
 }
 
 // MaxAgents is as far as the user agents of a client are counted.
@@ -57,19 +57,6 @@ type Miss struct {
 	File string
 	Line int
 	Text string // shortened and escaped; "" under Options.Anonymize
-}
-
-func (t *Trace) client(host []byte) int32 {
-	if t.index == nil {
-		t.index = make(map[string]int32)
-	}
-	id, known := t.index[string(host)]
-	if !known {
-		id = int32(len(t.Clients))
-		t.Clients = append(t.Clients, string(host))
-		t.index[t.Clients[id]] = id
-	}
-	return id
 }
 
 // sort puts the requests in the order of their time. Apache writes lines when requests end and stamps when they begin,
