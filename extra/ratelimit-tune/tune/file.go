@@ -56,7 +56,8 @@ type file struct {
 	last    parser   // that the line before was read by
 	head    []string // the fields of the first line, if it could not be read
 	lines   int
-	known   int // lines that were read
+	known   int // lines that were read as requests
+	missed  int
 
 	step     int64 // the finest of the stamps so far
 	latest   int64 // stamp so far
@@ -198,6 +199,7 @@ func (r *reader) plan(name []byte) (uint16, error) {
 func (f *file) miss(line []byte) {
 	const shown = 5
 	t := f.reader.trace
+	f.missed++
 	t.Misses++
 	if len(t.Missed) < shown {
 		m := Miss{File: f.name, Line: f.lines}
@@ -210,7 +212,7 @@ func (f *file) miss(line []byte) {
 
 // unknown is an error if no line was read.
 func (f *file) unknown() error {
-	if f.known > 0 || f.lines == 0 || len(f.parsers) == 1 && f.parsers[0].name() == "csv" {
+	if f.known > 0 || f.missed == 0 {
 		return nil
 	}
 	advice := "name the format if it is one of " + strings.Join(Formats(), ", ")
@@ -220,7 +222,7 @@ func (f *file) unknown() error {
 	case f.head != nil && !o.Anonymize:
 		advice = "its lines are JSON: name the fields of the client and of the time, two of " + shortened([]byte(strings.Join(f.head, ", ")))
 	}
-	return fmt.Errorf("ratelimit-tune: %s: none of %d lines could be read: %s", f.name, f.lines, advice)
+	return fmt.Errorf("ratelimit-tune: %s: none of %d lines could be read: %s", f.name, f.missed, advice)
 }
 
 // finish says in the trace what was seen of the file.

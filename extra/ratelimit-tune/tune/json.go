@@ -57,7 +57,7 @@ func newJSONParsers(f Fields) []parser {
 	}}
 	parsers := []*jsonParser{caddy, traefik, envoy}
 	if f.Client != "" && f.Time != "" {
-		parsers = append(parsers, &jsonParser{format: "json"})
+		parsers = append([]*jsonParser{{format: "json"}}, parsers...) // Whoever names both means no other.
 	}
 	var all []parser
 	for _, p := range parsers {
