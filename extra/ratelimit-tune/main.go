@@ -5,7 +5,6 @@
 package main
 
 import (
-	"context"
 	"flag"
 	"fmt"
 	"io"
@@ -37,10 +36,11 @@ func main() {
 	var most tune.Share
 	flag.Float64Var(&most.Clients, "refuse-clients", 0.1, "percent of the clients that a suggestion may refuse")
 	flag.Float64Var(&most.Requests, "refuse-requests", 0.1, "percent of the requests that a suggestion may refuse")
+	input := inputFlags(flag.CommandLine)
 	jsonFile := flag.String("json", "", "write the figures to this file as JSON, too")
 	flag.Parse()
 	if flag.NArg() == 0 {
-		fmt.Fprintln(os.Stderr, "ratelimit-tune: no log given: name files in the Common or Combined Log Format, or - for standard input")
+		fmt.Fprintln(os.Stderr, "ratelimit-tune: no log given: name files, or - for standard input")
 		os.Exit(2)
 	}
 	if most.Clients < 0 || most.Clients > 100 || most.Requests < 0 || most.Requests > 100 {
@@ -48,23 +48,28 @@ func main() {
 		os.Exit(2)
 	}
 	most.Clients, most.Requests = most.Clients/100, most.Requests/100
-	if err := run(os.Stdout, flag.Args(), *jsonFile, limits, most); err != nil {
+	if err := run(os.Stdout, *input, flag.Args(), *jsonFile, limits, most); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
 // run reports what could be read, also where something could not, and then returns the error.
-func run(out io.Writer, files []string, jsonFile string, limits []ratelimit.Limit, most tune.Share) error {
-	trace, readErr := tune.Read(context.Background(), tune.Options{}, files...)
+func run(out io.Writer, input tune.Options, files []string, jsonFile string, limits []ratelimit.Limit, most tune.Share) error {
+	trace, readErr := readLogs(input, files)
+	if trace == nil {
+		return readErr
+	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	describe(w, trace)
 	report := suggest
 	if len(limits) > 0 {
 		report = func(w io.Writer, t *tune.Trace, _ tune.Share) error { return replay(w, t, limits) }
 	}
-	if err := report(w, trace, most); err != nil {
-		return err
+	if len(trace.Requests) > 0 {
+		if err := report(w, trace, most); err != nil {
+			return err
+		}
 	}
 	if err := w.Flush(); err != nil {
 		return fmt.Errorf("ratelimit-tune: %w", err)

@@ -2,15 +2,17 @@ package tune
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/gin-ratelimit/ratelimit"
+	"github.com/gin-ratelimit/ratelimit/extra/ratelimit-tune/internal/traffic"
 )
 
 func TestSuggestKeepsToTheShareAndIsSmallest(t *testing.T) {
-	trace := nasa(t)
+	trace := written(t, "nginx", traffic.Day(2, time.Date(2024, 2, 29, 0, 0, 0, 0, time.UTC), 100))
 	curves, err := Frontier(trace, []ratelimit.Rate{ratelimit.PerSecond(1), ratelimit.PerMinute(6)})
 	require.NoError(t, err)
 	for _, most := range []Share{{}, {0.001, 0.001}, {0.05, 0.0001}, {0.0005, 1}} {
@@ -18,7 +20,7 @@ func TestSuggestKeepsToTheShareAndIsSmallest(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, suggestions, len(curves))
 		keeps := func(r Refused) bool {
-			return float64(r.Clients) <= most.Clients*2_365 && float64(r.Requests) <= most.Requests*30_969
+			return float64(r.Clients) <= most.Clients*float64(len(trace.Clients)) && float64(r.Requests) <= most.Requests*float64(len(trace.Requests))
 		}
 		for _, s := range suggestions {
 			assert.True(t, keeps(s.Refused), "%v: %+v", most, s)

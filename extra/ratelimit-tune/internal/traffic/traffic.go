@@ -106,3 +106,21 @@ func (d *day) add(at time.Duration, r Request) {
 func browser(n int) string {
 	return fmt.Sprintf("Mozilla/5.0 (X11; Linux x86_64; rv:%d.0) Gecko/20100101 Firefox/%d.0", 100+n, 100+n)
 }
+
+// Handful returns so few requests that their figures can be worked out by hand. In whole seconds from start:
+//
+//	192.0.2.1  5 at 0, 3 at 1, 2 at 2
+//	192.0.2.2  3 at 0
+//	192.0.2.3  1 at 0, 1 at 60
+//	192.0.2.4  1 at 30
+func Handful(start time.Time) (requests []Request) {
+	for _, group := range []struct{ client, at, count int }{{1, 0, 5}, {2, 0, 3}, {3, 0, 1}, {1, 1, 3}, {1, 2, 2}, {4, 30, 1}, {3, 60, 1}} {
+		for range group.count {
+			requests = append(requests, Request{
+				Begin: start.Add(time.Duration(group.at) * time.Second), Client: fmt.Sprintf("192.0.2.%d", group.client),
+				Method: "GET", Path: "/", Status: 200, Cost: 1,
+			})
+		}
+	}
+	return requests
+}
