@@ -7,12 +7,12 @@ import (
 
 // commonParser reads lines of the Common and the Combined Log Format, also with what nginx and Traefik put behind them.
 type commonParser struct {
-	extent  commonFormat // the last of these formats that counts; what is behind it is not read
-	bytes   bool         // the size of the answer is the cost
-	seen    commonFormat // the last that a line had
-	stamp   []byte       // of the line before: neighbors share it
-	tick    int64
-	stepped int64
+	extent commonFormat // the last of these formats that counts; what is behind it is not read
+	bytes  bool         // the size of the answer is the cost
+	seen   commonFormat // the last that a line had
+	stamp  []byte       // of the line before: neighbors share it; empty if there is none
+	tick   int64
+	step   int64
 }
 
 // commonFormat says how much follows the status and the size.
@@ -54,14 +54,14 @@ func (p *commonParser) parse(line []byte, e *entry) bool {
 			return false
 		}
 	}
-	if stamp := rest[:end]; !bytes.Equal(stamp, p.stamp) {
+	if stamp := rest[:end]; len(stamp) == 0 || !bytes.Equal(stamp, p.stamp) {
 		tick, step, ok := parseStamp(stamp)
 		if !ok {
 			return false
 		}
-		p.stamp, p.tick, p.stepped = append(p.stamp[:0], stamp...), tick, step
+		p.stamp, p.tick, p.step = append(p.stamp[:0], stamp...), tick, step
 	}
-	e.tick, e.step = p.tick, p.stepped
+	e.tick, e.step = p.tick, p.step
 	rest, ok := p.request(rest[end+1:], e)
 	if !ok {
 		return false

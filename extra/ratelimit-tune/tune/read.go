@@ -84,7 +84,6 @@ func newReader(ctx context.Context, o Options) (*reader, error) {
 
 func (r *reader) finish() *Trace {
 	t := r.trace
-	t.Partial = r.ctx.Err() != nil
 	if t.Resolution == 0 {
 		t.Resolution = time.Second
 	}
@@ -93,6 +92,10 @@ func (r *reader) finish() *Trace {
 }
 
 func (r *reader) open(name string) error {
+	if r.ctx.Err() != nil {
+		r.trace.Partial = true
+		return nil
+	}
 	if name == "-" {
 		// A read of standard input may wait for ever. The pipe ends that when the context is cancelled.
 		in, out := io.Pipe()
@@ -151,12 +154,13 @@ func (r *reader) file(name string, from io.Reader) error {
 		var start []byte // of a line that is too long
 		for errors.Is(err, bufio.ErrBufferFull) {
 			if start == nil {
-				start = bytes.Clone(line[:longestText])
+				start = bytes.Clone(line[:longestText+1])
 			}
 			line, err = in.ReadSlice('\n')
 		}
-		if r.ctx.Err() != nil {
-			return nil //nolint:nilerr // That is no error, and the line may be a part of one.
+		if err != nil && r.ctx.Err() != nil && errors.Is(err, r.ctx.Err()) {
+			r.trace.Partial = true
+			return nil // That is no error, but what is left may be a part of a line.
 		}
 		if err != nil && !errors.Is(err, io.EOF) {
 			return fmt.Errorf("ratelimit-tune: %s: line %d: cannot be read: %w; the lines before it count", name, f.lines+1, err)
