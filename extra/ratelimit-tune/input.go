@@ -104,7 +104,11 @@ func describe(w io.Writer, t *tune.Trace) {
 		}
 	}
 	for _, m := range t.Missed {
-		fmt.Fprintf(w, "missed %s line %d: %s\n", m.File, m.Line, m.Text)
+		text := ""
+		if m.Text != "" {
+			text = ": " + m.Text
+		}
+		fmt.Fprintf(w, "missed %s line %d%s\n", m.File, m.Line, text)
 	}
 	for _, warning := range t.Warnings {
 		fmt.Fprintln(w, warning)
