@@ -17,17 +17,13 @@ type clients struct {
 	most  int    // 0: no bound
 	key   []byte // of the hashes that stand for hosts; nil for the hosts themselves
 
-	short map[shortHost]int32
-	long  map[string]int32
+	addresses *addresses
+	others    map[string]int32
 
 	seed   maphash.Seed
 	latest []uint32 // hash of the last user agent of each client
 	agents map[clientAgent]struct{}
 }
-
-// shortHost is a host of up to 15 bytes, as IPv4 addresses are, and its length behind. A map that has its keys inside
-// saves a way through memory, and that is most of what finding a client takes.
-type shortHost [16]byte
 
 // clientAgent is a user agent, by its hash, that a client has had.
 type clientAgent struct {
@@ -36,7 +32,7 @@ type clientAgent struct {
 }
 
 func newClients(t *Trace, o Options) *clients {
-	c := &clients{trace: t, most: o.MaxClients, short: make(map[shortHost]int32), long: make(map[string]int32), seed: maphash.MakeSeed(), agents: make(map[clientAgent]struct{})}
+	c := &clients{trace: t, most: o.MaxClients, addresses: newAddresses(), others: make(map[string]int32), seed: maphash.MakeSeed(), agents: make(map[clientAgent]struct{})}
 	if o.Anonymize {
 		c.key = make([]byte, sha256.Size)
 		_, _ = rand.Read(c.key) // It never fails.
@@ -46,14 +42,11 @@ func newClients(t *Trace, o Options) *clients {
 
 // of returns the index of a client. It is not ok if there are too many already.
 func (c *clients) of(host []byte) (client int32, ok bool) {
-	var short shortHost
-	isShort := len(host) < len(short)
-	if isShort {
-		copy(short[:], host)
-		short[len(short)-1] = byte(len(host))
-		client, ok = c.short[short]
+	address, isAddress := ipv4(host)
+	if isAddress {
+		client, ok = c.addresses.get(address)
 	} else {
-		client, ok = c.long[string(host)]
+		client, ok = c.others[string(host)]
 	}
 	if ok {
 		return client, true
@@ -64,10 +57,10 @@ func (c *clients) of(host []byte) (client int32, ok bool) {
 		return 0, false
 	}
 	client = int32(len(t.Clients))
-	if isShort {
-		c.short[short] = client
+	if isAddress {
+		c.addresses.add(address, client)
 	} else {
-		c.long[string(host)] = client
+		c.others[string(host)] = client
 	}
 	t.Clients = append(t.Clients, c.shown(host))
 	t.Agents = append(t.Agents, 0)

@@ -1,9 +1,12 @@
 package tune
 
 import (
+	"bufio"
 	"bytes"
+	"compress/gzip"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"strconv"
 	"strings"
@@ -16,6 +19,9 @@ import (
 func Formats() []string {
 	return []string{"common", "combined", "nginx", "traefik", "gin", "caddy", "envoy", "json", "csv"}
 }
+
+// longestLine bounds the memory that a file without newlines takes. Longer lines are missed.
+const longestLine = 1 << 20
 
 // parser reads the lines of a format. It leaves e undefined if it cannot.
 type parser interface {
@@ -51,9 +57,12 @@ func newParsers(o Options) (parsers []parser) {
 type file struct {
 	reader  *reader
 	name    string
+	in      *bufio.Reader
+	zipped  bool
 	parsers []parser
 	used    []parser // that lines have been read by
 	last    parser   // that the line before was read by
+	entry   entry    // of this line
 	head    []string // the fields of the first line, if it could not be read
 	lines   int
 	known   int // lines that were read as requests
@@ -68,11 +77,53 @@ type file struct {
 	jumpLine int
 }
 
+// read adds the lines of a file to the trace. What is left before an error may be a part of a line, and does not count.
+func (f *file) read(from io.Reader) error {
+	raw := bufio.NewReaderSize(from, 1<<16)
+	f.in = bufio.NewReaderSize(raw, longestLine)
+	if magic, _ := raw.Peek(2); bytes.Equal(magic, []byte{0x1f, 0x8b}) {
+		unzipped, err := gzip.NewReader(raw)
+		if err != nil {
+			return fmt.Errorf("ratelimit-tune: %s: not a whole gzip file: %w", f.name, err)
+		}
+		f.zipped = true
+		f.in.Reset(unzipped)
+	}
+	if mark, _ := f.in.Peek(3); bytes.Equal(mark, []byte("\xef\xbb\xbf")) {
+		_, _ = f.in.Discard(len(mark)) // They are there.
+	}
+	for {
+		line, err := f.in.ReadSlice('\n')
+		var start []byte // of a line that is too long
+		for errors.Is(err, bufio.ErrBufferFull) {
+			if start == nil {
+				start = bytes.Clone(line[:longestText+1])
+			}
+			line, err = f.in.ReadSlice('\n')
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("ratelimit-tune: %s: line %d: cannot be read: %w; the lines before it count", f.name, f.lines+1, err)
+		}
+		switch {
+		case start != nil:
+			f.lines++
+			f.miss(start)
+		case len(line) > 0:
+			f.lines++
+			if err := f.line(bytes.TrimRight(line, "\r\n")); err != nil {
+				return err
+			}
+		}
+		if err != nil {
+			return f.unknown()
+		}
+	}
+}
+
 // line adds a line to the trace.
 func (f *file) line(line []byte) error {
-	e := entry{cost: 1}
-	if f.last != nil && f.last.parse(line, &e) {
-		return f.add(&e)
+	if f.last != nil && f.reads(f.last, line) {
+		return f.add(&f.entry)
 	}
 	if f.lines == 1 {
 		if found, err := f.header(line); found || err != nil {
@@ -80,10 +131,9 @@ func (f *file) line(line []byte) error {
 		}
 	}
 	for _, p := range f.parsers {
-		e = entry{cost: 1}
-		if p != f.last && p.parse(line, &e) {
+		if p != f.last && f.reads(p, line) {
 			f.use(p)
-			return f.add(&e)
+			return f.add(&f.entry)
 		}
 	}
 	if f.known == 0 && f.head == nil {
@@ -91,6 +141,11 @@ func (f *file) line(line []byte) error {
 	}
 	f.miss(line)
 	return nil
+}
+
+func (f *file) reads(p parser, line []byte) (ok bool) {
+	f.entry = entry{cost: 1}
+	return p.parse(line, &f.entry)
 }
 
 // header looks whether the first line is that of a CSV.
@@ -169,14 +224,16 @@ func (f *file) clock(e *entry) {
 func (f *file) grow() {
 	t, r := f.reader.trace, f.reader
 	const few = 1 << 16
-	more := few
-	if n := len(t.Requests); n >= few && r.read > 0 && r.total > r.read {
-		more = int(float64(n) * 1.02 * float64(r.total-r.read) / float64(r.read))
-		more = max(more, n/4)
-	} else if n >= few {
-		more = n / 4
+	n := len(t.Requests)
+	more := max(few, n/8)
+	done := r.read
+	if !f.zipped {
+		done -= int64(f.in.Buffered())
 	}
-	t.Requests = append(make([]Request, 0, len(t.Requests)+more), t.Requests...)
+	if n >= few && r.total > done {
+		more = max(more, int(1.01*float64(n)*float64(r.total-done)/float64(done)))
+	}
+	t.Requests = append(make([]Request, 0, n+more), t.Requests...)
 }
 
 // plan returns the index of a plan.
@@ -225,8 +282,8 @@ func (f *file) unknown() error {
 	return fmt.Errorf("ratelimit-tune: %s: none of %d lines could be read: %s", f.name, f.missed, advice)
 }
 
-// finish says in the trace what was seen of the file.
-func (f *file) finish() {
+// finish says in the trace what was seen of the file, of which all was read if there is no error.
+func (f *file) finish(err error) {
 	t := f.reader.trace
 	t.Lines += f.lines
 	names := make([]string, len(f.used))
@@ -240,7 +297,7 @@ func (f *file) finish() {
 	warn := func(format string, values ...any) {
 		t.Warnings = append(t.Warnings, f.name+": "+fmt.Sprintf(format, values...))
 	}
-	if f.lines == 0 && f.reader.ctx.Err() == nil {
+	if f.lines == 0 && err == nil && !t.Partial {
 		warn("the file is empty")
 	}
 	if f.late > 0 {

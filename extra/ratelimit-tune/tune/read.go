@@ -1,9 +1,6 @@
 package tune
 
 import (
-	"bufio"
-	"bytes"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -13,9 +10,6 @@ import (
 	"strings"
 	"time"
 )
-
-// longestLine bounds the memory that a file without newlines takes. Longer lines are missed.
-const longestLine = 1 << 20
 
 // Options say how logs are read. The zero value detects the format.
 type Options struct {
@@ -115,68 +109,32 @@ func (r *reader) open(name string) error {
 	return r.file(name, f)
 }
 
-// Read counts the bytes of a file for those who watch, and ends with the context.
+// source counts the bytes of a file for those who watch, and ends with the context.
+type source struct {
+	*reader
+	from io.Reader
+}
+
 func (s *source) Read(p []byte) (int, error) {
-	if err := s.reader.ctx.Err(); err != nil {
+	if err := s.ctx.Err(); err != nil {
 		return 0, err
 	}
 	n, err := s.from.Read(p)
-	s.reader.read += int64(n)
-	if s.reader.o.Progress != nil {
-		s.reader.o.Progress(s.reader.read, s.reader.total)
+	s.read += int64(n)
+	if s.o.Progress != nil {
+		s.o.Progress(s.read, s.total)
 	}
 	return n, err
 }
 
-type source struct {
-	reader *reader
-	from   io.Reader
-}
-
 // file reads one log. The name is for messages.
 func (r *reader) file(name string, from io.Reader) error {
-	name = printable(name)
-	in := bufio.NewReaderSize(&source{r, from}, longestLine)
-	if magic, _ := in.Peek(2); bytes.Equal(magic, []byte{0x1f, 0x8b}) {
-		unzipped, err := gzip.NewReader(in)
-		if err != nil {
-			return fmt.Errorf("ratelimit-tune: %s: not a whole gzip file: %w", name, err)
-		}
-		in = bufio.NewReaderSize(unzipped, longestLine)
+	f := &file{reader: r, name: printable(name), parsers: newParsers(r.o), step: second}
+	err := f.read(&source{r, from})
+	if r.ctx.Err() != nil && errors.Is(err, r.ctx.Err()) {
+		r.trace.Partial = true
+		err = nil
 	}
-	if mark, _ := in.Peek(3); bytes.Equal(mark, []byte("\xef\xbb\xbf")) {
-		_, _ = in.Discard(len(mark)) // They are there.
-	}
-	f := &file{reader: r, name: name, parsers: newParsers(r.o), step: second}
-	defer f.finish()
-	for {
-		line, err := in.ReadSlice('\n')
-		var start []byte // of a line that is too long
-		for errors.Is(err, bufio.ErrBufferFull) {
-			if start == nil {
-				start = bytes.Clone(line[:longestText+1])
-			}
-			line, err = in.ReadSlice('\n')
-		}
-		if err != nil && r.ctx.Err() != nil && errors.Is(err, r.ctx.Err()) {
-			r.trace.Partial = true
-			return nil // That is no error, but what is left may be a part of a line.
-		}
-		if err != nil && !errors.Is(err, io.EOF) {
-			return fmt.Errorf("ratelimit-tune: %s: line %d: cannot be read: %w; the lines before it count", name, f.lines+1, err)
-		}
-		switch {
-		case start != nil:
-			f.lines++
-			f.miss(start)
-		case len(line) > 0:
-			f.lines++
-			if err := f.line(bytes.TrimRight(line, "\r\n")); err != nil {
-				return err
-			}
-		}
-		if err != nil {
-			return f.unknown()
-		}
-	}
+	f.finish(err)
+	return err
 }

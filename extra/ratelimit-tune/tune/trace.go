@@ -3,6 +3,7 @@ package tune
 
 import (
 	"cmp"
+	"iter"
 	"net/http"
 	"slices"
 	"time"
@@ -65,6 +66,40 @@ func (t *Trace) sort() {
 	earlier := func(a, b Request) int { return cmp.Compare(a.Tick, b.Tick) }
 	if !slices.IsSortedFunc(t.Requests, earlier) {
 		slices.SortStableFunc(t.Requests, earlier)
+	}
+}
+
+// charge is a request as a bucket sees it.
+type charge struct {
+	tick int64
+	cost int64
+}
+
+// byClient returns the charges of each client, by time. What a client's buckets need then stays in the processor's cache,
+// and that is worth a copy: to evaluate the requests in the order of the log is mostly to wait for memory.
+func (t *Trace) byClient() iter.Seq2[int, []charge] {
+	ends := make([]int, len(t.Clients))
+	for _, r := range t.Requests {
+		ends[r.Client]++
+	}
+	start := 0
+	for client, count := range ends {
+		ends[client] = start
+		start += count
+	}
+	charges := make([]charge, len(t.Requests))
+	for _, r := range t.Requests {
+		charges[ends[r.Client]] = charge{r.Tick, int64(r.Cost)}
+		ends[r.Client]++
+	}
+	return func(yield func(int, []charge) bool) {
+		start := 0
+		for client, end := range ends {
+			if !yield(client, charges[start:end]) {
+				return
+			}
+			start = end
+		}
 	}
 }
 
