@@ -30,6 +30,13 @@ func TestClientsOfAnyLength(t *testing.T) {
 	assert.Equal(t, `a\x00`, trace.Clients[40])
 }
 
+func TestLongClientsAreMissed(t *testing.T) {
+	trace, err := readText(t.Context(), Options{}, line+"\n"+strings.Replace(line, "192.0.2.7", strings.Repeat("a", 1025), 1))
+	require.NoError(t, err)
+	assert.Equal(t, []string{"192.0.2.7"}, trace.Clients)
+	assert.Equal(t, 1, trace.Misses)
+}
+
 func TestFurtherClientsAreCounted(t *testing.T) {
 	var log strings.Builder
 	for i := range 30 {

@@ -115,11 +115,10 @@ func statusOf(text []byte) (status int16, ok bool) {
 
 // methodAndPath splits "GET /a HTTP/1.1". A request of HTTP/0.9 has no protocol.
 func methodAndPath(request []byte) (method, path []byte) {
-	space := bytes.IndexByte(request, ' ')
-	if space < 0 {
+	method, path, ok := bytes.Cut(request, []byte{' '})
+	if !ok {
 		return nil, nil
 	}
-	method, path = request[:space], request[space+1:]
 	if end := bytes.LastIndexByte(path, ' '); end >= 0 {
 		path = path[:end]
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -60,21 +61,26 @@ type file struct {
 	in      *bufio.Reader
 	zipped  bool
 	parsers []parser
-	used    []parser // that lines have been read by
-	last    parser   // that the line before was read by
-	entry   entry    // of this line
+	used    []*usedParser
+	last    *usedParser // of the line before
+	entry   entry       // of this line
 	head    []string // the fields of the first line, if it could not be read
 	lines   int
 	known   int // lines that were read as requests
 	missed  int
 
-	step     int64 // the finest of the stamps so far
 	latest   int64 // stamp so far
 	late     int   // lines that are earlier than one before them
 	lateLine int   // the first of them
 	lateBy   int64 // the most
 	jump     int64 // the longest time between a line and the latest before it
 	jumpLine int
+}
+
+// usedParser is a parser that has read lines of a file.
+type usedParser struct {
+	parser
+	step int64 // the finest of its stamps so far
 }
 
 // read adds the lines of a file to the trace. What is left before an error may be a part of a line, and does not count.
@@ -110,7 +116,7 @@ func (f *file) read(from io.Reader) error {
 			f.miss(start)
 		case len(line) > 0:
 			f.lines++
-			if err := f.line(bytes.TrimRight(line, "\r\n")); err != nil {
+			if err := f.line(bytes.TrimSuffix(bytes.TrimSuffix(line, []byte{'\n'}), []byte{'\r'})); err != nil {
 				return err
 			}
 		}
@@ -131,7 +137,7 @@ func (f *file) line(line []byte) error {
 		}
 	}
 	for _, p := range f.parsers {
-		if p != f.last && f.reads(p, line) {
+		if f.reads(p, line) {
 			f.use(p)
 			return f.add(&f.entry)
 		}
@@ -143,9 +149,11 @@ func (f *file) line(line []byte) error {
 	return nil
 }
 
+// reads reads a line. A client or a plan that is longer than keys and tokens are would only fill the memory.
 func (f *file) reads(p parser, line []byte) (ok bool) {
+	const longest = 1 << 10
 	f.entry = entry{cost: 1}
-	return p.parse(line, &f.entry)
+	return p.parse(line, &f.entry) && len(f.entry.client) <= longest && len(f.entry.plan) <= longest
 }
 
 // header looks whether the first line is that of a CSV.
@@ -164,14 +172,14 @@ func (f *file) header(line []byte) (found bool, err error) {
 	return false, nil
 }
 
+// use makes p the parser that the next line is tried with first.
 func (f *file) use(p parser) {
-	f.last = p
-	for _, used := range f.used {
-		if used == p {
-			return
-		}
+	i := slices.IndexFunc(f.used, func(u *usedParser) bool { return u.parser == p })
+	if i < 0 {
+		i = len(f.used)
+		f.used = append(f.used, &usedParser{p, second})
 	}
-	f.used = append(f.used, p)
+	f.last = f.used[i]
 }
 
 // add adds a request to the trace.
@@ -195,8 +203,9 @@ func (f *file) add(e *entry) error {
 	}
 	tick := e.tick
 	if e.took > 0 {
-		// A stamp of whole seconds stays one: half of them are of the second before anyway.
-		tick -= (e.took + f.step/2) / f.step * f.step
+		// In whole steps, so that a stamp of seconds stays one: its own error is a step, and Spread needs to see which share it.
+		step := f.last.step
+		tick -= (e.took + step/2) / step * step
 	}
 	t.Requests = append(t.Requests, Request{tick, client, r.routes.of(e.method, e.path), e.cost, e.status, plan})
 	return nil
@@ -204,7 +213,7 @@ func (f *file) add(e *entry) error {
 
 // clock looks at a line's stamp.
 func (f *file) clock(e *entry) {
-	f.step = min(f.step, e.step)
+	f.last.step = min(f.last.step, e.step)
 	if e.tick < f.latest && f.known > 1 {
 		if f.late == 0 {
 			f.lateLine = f.lines
@@ -289,11 +298,9 @@ func (f *file) finish(err error) {
 	names := make([]string, len(f.used))
 	for i, p := range f.used {
 		names[i] = p.name()
+		t.Resolution = max(t.Resolution, time.Duration(p.step)*time.Microsecond)
 	}
 	t.Formats = append(t.Formats, FileFormat{f.name, strings.Join(names, ", ")})
-	if f.known > 0 {
-		t.Resolution = max(t.Resolution, time.Duration(f.step)*time.Microsecond)
-	}
 	warn := func(format string, values ...any) {
 		t.Warnings = append(t.Warnings, f.name+": "+fmt.Sprintf(format, values...))
 	}

@@ -246,6 +246,7 @@ func TestMixedFormats(t *testing.T) {
 	assert.Len(t, trace.Requests, 4)
 	assert.Equal(t, []Miss{{"access.log", 2, "[GIN-debug] Listening"}}, trace.Missed)
 	assert.Equal(t, []FileFormat{{"access.log", "common, caddy"}}, trace.Formats)
+	assert.Equal(t, time.Second, trace.Resolution, "some stamps are of microseconds, but not all")
 
 	trace, err = readText(t.Context(), Options{Format: "caddy"}, line+"\n"+caddy)
 	require.NoError(t, err)

@@ -95,6 +95,7 @@ func (r *reader) open(name string) error {
 		in, out := io.Pipe()
 		stop := context.AfterFunc(r.ctx, func() { _ = out.CloseWithError(r.ctx.Err()) })
 		defer stop()
+		defer func() { _ = in.Close() }() // It never fails.
 		go func() {
 			_, err := io.Copy(out, os.Stdin)
 			_ = out.CloseWithError(err)
@@ -129,7 +130,7 @@ func (s *source) Read(p []byte) (int, error) {
 
 // file reads one log. The name is for messages.
 func (r *reader) file(name string, from io.Reader) error {
-	f := &file{reader: r, name: printable(name), parsers: newParsers(r.o), step: second}
+	f := &file{reader: r, name: printable(name), parsers: newParsers(r.o)}
 	err := f.read(&source{r, from})
 	if r.ctx.Err() != nil && errors.Is(err, r.ctx.Err()) {
 		r.trace.Partial = true

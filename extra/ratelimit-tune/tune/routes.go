@@ -8,6 +8,9 @@ import (
 // maxRoutes bounds the routes. Scanners make up paths without end; what is beyond is one route.
 const maxRoutes = 10_000
 
+// longestPath bounds the paths, or their first segments, that are kept.
+const longestPath = 256
+
 // OtherRoutes is the route of requests after 10,000 others.
 const OtherRoutes = "(other)"
 
@@ -36,18 +39,24 @@ func (r *routes) of(method, path []byte) int32 {
 	} else {
 		path = withoutQuery(path)
 	}
+	if len(path) > longestPath {
+		return r.named(method, path)
+	}
 	late := &r.late[maphash.Bytes(r.seed, path)%uint64(len(r.late))]
 	if !late.known || string(path) != late.path || string(method) != late.method {
-		name := string(path)
-		if r.name != nil {
-			name = r.name(method, path)
-		}
-		*late = cachedRoute{string(method), string(path), r.intern(name), true}
+		*late = cachedRoute{string(method), string(path), r.named(method, path), true}
 	}
 	return late.route
 }
 
-func (r *routes) intern(name string) int32 {
+// named finds the route by its name.
+func (r *routes) named(method, path []byte) int32 {
+	var name string
+	if r.name != nil {
+		name = r.name(method, path)
+	} else {
+		name = string(path[:min(len(path), longestPath)])
+	}
 	if _, known := r.index[name]; !known && len(r.index) >= maxRoutes {
 		name = OtherRoutes
 	}

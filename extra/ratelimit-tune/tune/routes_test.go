@@ -42,6 +42,17 @@ func TestRoutesByFunction(t *testing.T) {
 	assert.Less(t, calls, 200, "answers are kept")
 }
 
+func TestLongPathsAreNotKept(t *testing.T) {
+	trace := new(Trace)
+	routes := newRoutes(trace, nil)
+	long := "/" + strings.Repeat("a", 2*longestPath)
+	assert.Equal(t, routes.of(nil, []byte(long)), routes.of(nil, []byte(long+"b")))
+	assert.Equal(t, []string{long[:longestPath]}, trace.Routes)
+
+	routes = newRoutes(trace, func(_, path []byte) string { return fmt.Sprint(len(path)) })
+	assert.NotEqual(t, routes.of(nil, []byte(long)), routes.of(nil, []byte(long+"b")))
+}
+
 func TestRoutesAreBounded(t *testing.T) {
 	var log strings.Builder
 	for i := range maxRoutes + 10 {

@@ -27,7 +27,7 @@ type Trace struct {
 	Agents   []uint16 // distinct user agents of each client, counted up to [MaxAgents]; 0 if the lines have none
 	Requests []Request
 
-	// Resolution is the step of the stamps, as in [time.Second]: the finest that a file shows, and of the files the
+	// Resolution is the step of the stamps, as in [time.Second]: the finest that a format shows in a file, and of those the
 	// coarsest. No log is finer than a microsecond here.
 	Resolution time.Duration
 	Formats    []FileFormat // one per file, in the order of the files
