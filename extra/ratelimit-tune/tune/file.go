@@ -64,7 +64,7 @@ type file struct {
 	used    []*usedParser
 	last    *usedParser // of the line before
 	entry   entry       // of this line
-	head    []string // the fields of the first line, if it could not be read
+	head    []string    // the fields of the first line, if it could not be read
 	lines   int
 	known   int // lines that were read as requests
 	missed  int
