@@ -112,7 +112,7 @@ func TestLines(t *testing.T) {
 		{name: "combined", line: head + ` "http://example.com/\"" "a \"quoted\" agent"`, format: "combined", client: "192.0.2.7", tick: tick, status: 200, path: "/a/b?x=1", agent: `a \"quoted\" agent`},
 		{name: "Apache with microseconds", line: strings.Replace(head, ":36", ":36.123456", 1), format: "common", client: "192.0.2.7", tick: tick + 123_456, status: 200, path: "/a/b?x=1"},
 		{name: "nginx with request_time", line: head + ` "-" "curl/8" 1.250`, format: "nginx", client: "192.0.2.7", tick: tick, took: 1_250_000, status: 200, path: "/a/b?x=1", agent: "curl/8"},
-		{name: "nginx with names and upstream", line: head + ` "-" "curl/8" "192.0.2.1, 192.0.2.2" uct="0.001" rt=0.250 urt="0.249"`, format: "nginx", client: "192.0.2.7", tick: tick, took: 250_000, status: 200, path: "/a/b?x=1", agent: "curl/8"},
+		{name: "nginx with names and upstream", line: head + ` "-" "curl/8" "192.0.2.1, 192.0.2.2" uct=0.001 uht="0.002, 0.003" rt=0.250 urt="0.249"`, format: "nginx", client: "192.0.2.7", tick: tick, took: 250_000, status: 200, path: "/a/b?x=1", agent: "curl/8"},
 		{name: "nginx with msec", line: head + ` "-" "curl/8" 1696938936.987`, format: "nginx", client: "192.0.2.7", tick: tick + 987_000, status: 200, path: "/a/b?x=1", agent: "curl/8"},
 		{name: "nginx, two durations", line: head + ` "-" "curl/8" 0.250 0.100`, format: "nginx", client: "192.0.2.7", tick: tick, took: 250_000, status: 200, path: "/a/b?x=1", agent: "curl/8"},
 		{name: "nginx main", line: head + ` "-" "curl/8" "192.0.2.9"`, format: "combined", client: "192.0.2.7", tick: tick, status: 200, path: "/a/b?x=1", agent: "curl/8"},
@@ -154,6 +154,24 @@ func TestLines(t *testing.T) {
 			assert.Equal(t, test.agent, string(e.agent))
 		})
 	}
+}
+
+// Gin writes no zone: it is the machine's.
+func TestGinIsInLocalTime(t *testing.T) {
+	zone := time.Local
+	time.Local = time.FixedZone("", 5*60*60)
+	t.Cleanup(func() { time.Local = zone })
+	var e entry
+	require.True(t, new(ginParser).parse([]byte(`[GIN] 2023/10/10 - 13:55:36 | 200 | 1ms | 192.0.2.7 | GET "/"`), &e))
+	assert.Equal(t, time.Date(2023, 10, 10, 8, 55, 36, 0, time.UTC).UnixMicro(), e.tick)
+}
+
+// Caddy's numbers have no zeros at their end, so that one may look as if it were of a whole second.
+func TestCaddyHasMicroseconds(t *testing.T) {
+	trace, err := readText(t.Context(), Options{}, `{"ts":1696938936,"request":{"remote_ip":"192.0.2.7"},"duration":0.25}`)
+	require.NoError(t, err)
+	assert.Equal(t, time.Microsecond, trace.Resolution)
+	assert.EqualValues(t, 1696938935_750_000, trace.Requests[0].Tick)
 }
 
 func TestStamps(t *testing.T) {
@@ -233,6 +251,9 @@ func TestCSV(t *testing.T) {
 			for _, r := range trace.Requests {
 				assert.EqualValues(t, 1, r.Cost)
 				assert.Equal(t, []string{"192.0.2.7"}, trace.Clients)
+			}
+			if test.name == "quotes" {
+				assert.Equal(t, []string{`/a"b,`}, trace.Routes)
 			}
 		})
 	}

@@ -34,12 +34,13 @@ func TestRoutesByFunction(t *testing.T) {
 	for range 10 {
 		for i := range 10 {
 			assert.EqualValues(t, 0, routes.of([]byte("GET"), fmt.Appendf(nil, "/users/%d?a=%d", i, i)))
+			assert.EqualValues(t, 1, routes.of([]byte("PUT"), fmt.Appendf(nil, "/users/%d", i)))
 			assert.EqualValues(t, 1, routes.of([]byte("PUT"), fmt.Appendf(nil, "/users/x%d", i)))
 		}
 	}
 	assert.Equal(t, []string{"GET /users/:id", "PUT /users/:id"}, trace.Routes)
 	assert.GreaterOrEqual(t, calls, 20)
-	assert.Less(t, calls, 200, "answers are kept")
+	assert.Less(t, calls, 300, "answers are kept")
 }
 
 func TestLongPathsAreNotKept(t *testing.T) {
