@@ -8,7 +8,7 @@ import (
 // addresses is a map from IPv4 addresses to clients. Most clients of most logs are found here, and finding them is mostly
 // waiting for memory: at eight bytes an entry that is a third of what a Go map of strings takes.
 type addresses struct {
-	slots []addressSlot // a power of two, at most half of them used
+	slots []addressSlot // a power of two, at most four fifths of them used
 	used  int
 	seed  uint64 // random, so that nobody can choose addresses that collide
 }
@@ -46,7 +46,7 @@ func (a *addresses) get(address uint32) (client int32, ok bool) {
 
 // add adds an address that is not known.
 func (a *addresses) add(address uint32, client int32) {
-	if a.used++; 2*a.used > len(a.slots) {
+	if a.used++; 5*a.used > 4*len(a.slots) {
 		old := a.slots
 		a.slots = make([]addressSlot, 2*len(old))
 		for _, s := range old {

@@ -1,3 +1,5 @@
+//go:build unix
+
 package tune
 
 import (
@@ -6,13 +8,15 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/gin-ratelimit/ratelimit"
 )
 
-// BenchmarkFrontier reads a file of 10,000,000 lines of 100,000 clients and finds the frontier of 16 rates.
+// BenchmarkFrontier reads a file of 10,000,000 lines of 100,000 clients and finds the frontier of 16 rates. On a machine
+// that has other work, lines per second of processor time are what to look at.
 func BenchmarkFrontier(b *testing.B) {
 	const lines, clients = 10_000_000, 100_000
 	rates := make([]ratelimit.Rate, 16)
@@ -34,6 +38,7 @@ func BenchmarkFrontier(b *testing.B) {
 	if err := out.Flush(); err != nil {
 		b.Fatal(err)
 	}
+	busy := -processorTime(b)
 	for b.Loop() {
 		trace, err := Read(b.Context(), Options{}, f.Name())
 		if err != nil || len(trace.Requests) != lines || len(trace.Clients) != clients {
@@ -43,8 +48,20 @@ func BenchmarkFrontier(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+	busy += processorTime(b)
 	b.ReportMetric(float64(lines*b.N)/b.Elapsed().Seconds(), "lines/s")
+	b.ReportMetric(float64(lines*b.N)/busy.Seconds(), "lines/cpu-s")
 	var memory runtime.MemStats
 	runtime.ReadMemStats(&memory)
 	b.ReportMetric(float64(memory.Sys>>20), "MiB")
+}
+
+// processorTime is what this process has used so far, in the kernel, too.
+func processorTime(b *testing.B) time.Duration {
+	b.Helper()
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }

@@ -120,7 +120,8 @@ func (s *source) Read(p []byte) (int, error) {
 	if err := s.ctx.Err(); err != nil {
 		return 0, err
 	}
-	n, err := s.from.Read(p)
+	const few = 1 << 16 // What is read at once pushes what is known of clients out of the processor's cache.
+	n, err := s.from.Read(p[:min(len(p), few)])
 	s.read += int64(n)
 	if s.o.Progress != nil {
 		s.o.Progress(s.read, s.total)
