@@ -84,10 +84,10 @@ func TestReplayByHand(t *testing.T) {
 		limit, err := ratelimit.ParseLimit(test.limit)
 		require.NoError(t, err)
 		for _, reading := range []struct {
-			trace *Trace
-			want  Refused
-		}{{trace, test.stamped}, {trace.Spread(), test.spread}} {
-			got, err := Replay(reading.trace, []ratelimit.Limit{limit}, nil)
+			by   Reading
+			want Refused
+		}{{AtOnce, test.stamped}, {Spread, test.spread}} {
+			got, err := Replay(trace, Together(limit), reading.by, nil)
 			require.NoError(t, err)
 			assert.Equal(t, reading.want, got, test.limit)
 		}
@@ -121,18 +121,18 @@ func TestReplayOfNASA(t *testing.T) {
 	trace := nasa(t)
 	require.True(t, trace.WholeSeconds())
 	for _, test := range []struct {
-		limit  string
-		trace  *Trace
-		refuse Refused
+		limit   string
+		reading Reading
+		refuse  Refused
 	}{
-		{limit: "1/10s burst 10", trace: trace, refuse: Refused{434, 90}},
-		{limit: "1/s burst 3", trace: trace, refuse: Refused{790, 306}},
-		{limit: "10/s burst 3", trace: trace, refuse: Refused{493, 253}},
-		{limit: "10/s burst 3", trace: trace.Spread(), refuse: Refused{0, 0}},
+		{limit: "1/10s burst 10", refuse: Refused{434, 90}},
+		{limit: "1/s burst 3", refuse: Refused{790, 306}},
+		{limit: "10/s burst 3", refuse: Refused{493, 253}},
+		{limit: "10/s burst 3", reading: Spread, refuse: Refused{0, 0}},
 	} {
 		limit, err := ratelimit.ParseLimit(test.limit)
 		require.NoError(t, err)
-		got, err := Replay(test.trace, []ratelimit.Limit{limit}, nil)
+		got, err := Replay(trace, Together(limit), test.reading, nil)
 		require.NoError(t, err)
 		assert.Equal(t, test.refuse, got, test.limit)
 	}

@@ -11,7 +11,8 @@ import (
 // Curve is the smallest bursts that suffice at one rate.
 type Curve struct {
 	Rate   ratelimit.Rate
-	Bursts []int64 // of the clients, ascending
+	Needs  []int64 // of each client, as in Trace.Clients
+	Bursts []int64 // the same, ascending
 }
 
 // Quantile is the smallest burst that suffices for at least so many of a thousand clients; 0 without clients.
@@ -35,7 +36,7 @@ func Frontier(t *Trace, rates []ratelimit.Rate) ([]Curve, error) {
 	}
 	curves := make([]Curve, len(rates))
 	for i, rate := range rates {
-		curves[i] = Curve{rate, make([]int64, len(t.Clients))}
+		curves[i] = Curve{Rate: rate, Needs: make([]int64, len(t.Clients))}
 	}
 	type level struct{ deficit, most int64 }
 	levels := make([]level, len(rates))
@@ -52,11 +53,11 @@ func Frontier(t *Trace, rates []ratelimit.Rate) ([]Curve, error) {
 			}
 		}
 		for i := range levels {
-			curves[i].Bursts[client] = (levels[i].most + scales[i].Token - 1) / scales[i].Token
+			curves[i].Needs[client] = (levels[i].most + scales[i].Token - 1) / scales[i].Token
 		}
 	}
 	for i := range curves {
-		slices.Sort(curves[i].Bursts)
+		curves[i].Bursts = slices.Sorted(slices.Values(curves[i].Needs))
 	}
 	return curves, nil
 }

@@ -24,7 +24,7 @@ func TestSuggestKeepsToTheShareAndIsSmallest(t *testing.T) {
 		}
 		for _, s := range suggestions {
 			assert.True(t, keeps(s.Refused), "%v: %+v", most, s)
-			smaller, err := Replay(trace, []ratelimit.Limit{s.Limit.Refill.Burst(s.Limit.Capacity - 1)}, nil)
+			smaller, err := Replay(trace, Together(s.Limit.Refill.Burst(s.Limit.Capacity-1)), AtOnce, nil)
 			require.NoError(t, err)
 			assert.False(t, keeps(smaller), "%v: %+v", most, s)
 		}

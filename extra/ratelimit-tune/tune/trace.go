@@ -103,35 +103,37 @@ func (t *Trace) byClient() iter.Seq2[int, []charge] {
 	}
 }
 
-// Spread returns the trace with the requests that a client made within one step of the log's stamps spread evenly over
-// that step. All at once and evenly spread are the two readings of a stamp that a replay can compare.
-func (t *Trace) Spread() *Trace {
-	step := t.Resolution.Microseconds()
-	type group struct{ tick, count, next int64 }
-	spread := *t
-	spread.Requests = make([]Request, 0, len(t.Requests))
-	groups := make([]group, len(t.Clients))
-	for rest := t.Requests; len(rest) > 0; {
-		end := 1
-		for end < len(rest) && rest[end].Tick == rest[0].Tick {
-			end++
+// OnRoute returns the requests on a route, an index in t.Routes, and the clients that made them.
+func (t *Trace) OnRoute(route int32) *Trace {
+	return t.only(func(r *Request) bool { return r.Route == route })
+}
+
+// only returns the requests that are kept, and the clients that made them.
+func (t *Trace) only(keep func(*Request) bool) *Trace {
+	count := 0
+	index := make([]int32, len(t.Clients)) // of those that are kept, from 1
+	part := *t
+	part.Clients, part.Agents = nil, nil
+	for i := range t.Requests {
+		r := &t.Requests[i]
+		if !keep(r) {
+			continue
 		}
-		for _, r := range rest[:end] {
-			if g := &groups[r.Client]; g.count == 0 || g.tick != r.Tick {
-				*g = group{tick: r.Tick}
-			}
-			groups[r.Client].count++
+		count++
+		if index[r.Client] == 0 {
+			part.Clients = append(part.Clients, t.Clients[r.Client])
+			part.Agents = append(part.Agents, t.Agents[r.Client])
+			index[r.Client] = int32(len(part.Clients))
 		}
-		for _, r := range rest[:end] {
-			g := &groups[r.Client]
-			r.Tick += g.next * step / g.count
-			g.next++
-			spread.Requests = append(spread.Requests, r)
-		}
-		rest = rest[end:]
 	}
-	spread.sort()
-	return &spread
+	part.Requests = make([]Request, 0, count)
+	for i := range t.Requests {
+		if r := t.Requests[i]; keep(&r) {
+			r.Client = index[r.Client] - 1
+			part.Requests = append(part.Requests, r)
+		}
+	}
+	return &part
 }
 
 // Refused counts the requests that were answered by 429: a limiter was at work when the log was written.
