@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"slices"
 	"time"
+
+	"github.com/gin-ratelimit/ratelimit"
 )
 
 // Request is one request of a log.
@@ -148,3 +150,9 @@ func (t *Trace) Refused() (requests int) {
 
 // WholeSeconds reports whether every stamp is of a whole second.
 func (t *Trace) WholeSeconds() bool { return t.Resolution == time.Second }
+
+// TooFast reports whether tokens come back at the rate within one step of the stamps. Of such rates the log cannot tell
+// whether requests had to wait for them.
+func (t *Trace) TooFast(rate ratelimit.Rate) bool {
+	return float64(rate.Per) < float64(rate.Tokens)*float64(t.Resolution)
+}
