@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/gin-gonic/gin v1.12.0
 	github.com/gin-ratelimit/ratelimit v0.0.0-00010101000000-000000000000
+	github.com/gin-ratelimit/ratelimit/extra/limitconfig v0.0.0-00010101000000-000000000000
 	github.com/stretchr/testify v1.12.1
 	github.com/valyala/fastjson v1.6.10
 )
@@ -38,6 +39,7 @@ require (
 	go.mongodb.org/mongo-driver/v2 v2.5.0 // indirect
 	go.uber.org/atomic v1.12.0 // indirect
 	go.yaml.in/yaml/v3 v3.0.5 // indirect
+	go.yaml.in/yaml/v4 v4.0.0 // indirect
 	golang.org/x/arch v0.22.0 // indirect
 	golang.org/x/crypto v0.48.0 // indirect
 	golang.org/x/net v0.51.0 // indirect
@@ -46,4 +48,7 @@ require (
 	google.golang.org/protobuf v1.36.10 // indirect
 )
 
-replace github.com/gin-ratelimit/ratelimit => ../..
+replace (
+	github.com/gin-ratelimit/ratelimit => ../..
+	github.com/gin-ratelimit/ratelimit/extra/limitconfig => ../limitconfig
+)

@@ -116,7 +116,4 @@ func describe(w io.Writer, t *tune.Trace) {
 	if b := t.Beyond; b.Requests > 0 {
 		fmt.Fprintf(w, "%d requests of further clients are left out, those of %s first\n", b.Requests, strings.Join(b.Clients, ", "))
 	}
-	if refused := t.Refused(); refused > 0 {
-		fmt.Fprintf(w, "%d answers are 429: a limiter refused them already, and the log may lack more that it held off\n", refused)
-	}
 }

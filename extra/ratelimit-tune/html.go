@@ -1,0 +1,3 @@
+package main
+
+func (r *report) writeHTML(name string) error { return nil }

@@ -1,0 +1,231 @@
+package main
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/gin-ratelimit/ratelimit"
+	"github.com/gin-ratelimit/ratelimit/extra/ratelimit-tune/tune"
+)
+
+// candidates are rates from one that a patient person keeps to, up to one that only programs reach.
+var candidates = []ratelimit.Rate{
+	{Tokens: 1, Per: time.Minute}, {Tokens: 1, Per: 30 * time.Second}, {Tokens: 1, Per: 20 * time.Second},
+	{Tokens: 1, Per: 10 * time.Second}, {Tokens: 1, Per: 5 * time.Second}, {Tokens: 1, Per: 2 * time.Second},
+	{Tokens: 1, Per: time.Second}, {Tokens: 2, Per: time.Second}, {Tokens: 3, Per: time.Second},
+	{Tokens: 5, Per: time.Second}, {Tokens: 10, Per: time.Second}, {Tokens: 20, Per: time.Second},
+	{Tokens: 50, Per: time.Second}, {Tokens: 100, Per: time.Second}, {Tokens: 200, Per: time.Second},
+	{Tokens: 500, Per: time.Second},
+}
+
+// report is all that is found out, for the terminal, JSON and HTML alike.
+type report struct {
+	trace      *tune.Trace
+	suspicions []tune.Suspicion
+	most       tune.Share
+
+	curves      []tune.Curve
+	suggestions []tune.Suggestion
+	pick        int // index in suggestions; -1 for none
+	routes      []routeReport
+	document    string // the suggestions for limitconfig
+
+	policies *policies
+	replay   *replayReport // of the policy, or else of the pick; nil without either
+	compare  *compareReport
+}
+
+// routeReport is what is suggested for a route.
+type routeReport struct {
+	name              string
+	requests, clients int
+	suggestion        *tune.Suggestion // nil for none
+	confidence        tune.Confidence
+}
+
+// replayReport is what limits would have refused.
+type replayReport struct {
+	name            string
+	stamped, spread tune.Refused
+	tally           *tune.Tally // as stamped
+	hit             []hitClient
+	needs           []int64 // of each client at the limit's rate; nil if there are several
+	rate            ratelimit.Rate
+}
+
+// hitClient is a client that is refused much, or would be next.
+type hitClient struct {
+	name string
+	tune.ClientTally
+	agents uint16
+	need   int64 // smallest burst at the limit's rate; 0 if unknown
+}
+
+// compareReport is what other limits change, by both readings.
+type compareReport struct{ stamped, spread tune.Comparison }
+
+// newReport finds out what is asked for. The frontier is a pass of its own, so a replay does without, if nobody looks.
+func newReport(t *tune.Trace, s *settings, p *policies) (*report, error) {
+	r := &report{trace: t, suspicions: t.Suspicions(), most: s.most, policies: p, pick: -1}
+	if len(t.Requests) == 0 {
+		return r, nil
+	}
+	if p.replay == nil || s.json != "" || s.html != "" {
+		if err := r.suggest(); err != nil {
+			return nil, err
+		}
+	}
+	policy, name := p.replay, p.name
+	if policy == nil {
+		if r.pick < 0 {
+			return r, nil
+		}
+		limit := r.suggestions[r.pick].Limit
+		together := tune.Together(limit)
+		policy, name = &together, limit.String()
+	}
+	var err error
+	if r.replay, err = newReplay(t, *policy, name); err != nil {
+		return nil, err
+	}
+	switch {
+	case p.replay == nil:
+		err = r.replay.need(t, r.suggestions[r.pick].Limit.Refill)
+	case len(s.limits) == 1:
+		err = r.replay.need(t, s.limits[0].Refill)
+	}
+	if err != nil {
+		return nil, err
+	}
+	r.replay.hit = r.replay.mostHit(t)
+	if p.against != nil {
+		r.compare, err = newComparison(t, p)
+	}
+	return r, err
+}
+
+func (r *report) suggest() (err error) {
+	if r.curves, err = tune.Frontier(r.trace, candidates); err != nil {
+		return err
+	}
+	if r.suggestions, err = tune.Suggest(r.trace, r.curves, r.most); err != nil {
+		return err
+	}
+	r.pick = tune.Pick(r.suggestions)
+	if r.pick < 0 {
+		return nil
+	}
+	if err := r.suggestByRoute(); err != nil {
+		return err
+	}
+	limits := make(map[string]ratelimit.Limit)
+	if r.policies.listed {
+		for _, route := range r.routes {
+			if route.suggestion != nil && route.name != tune.NoRoute {
+				limits[route.name] = route.suggestion.Limit
+			}
+		}
+	}
+	r.document = document(r.suggestions[r.pick].Limit, limits)
+	return nil
+}
+
+// suggestByRoute suggests limits for the routes that are asked for most, if there are several.
+func (r *report) suggestByRoute() error {
+	t := r.trace
+	if len(t.Routes) < 2 {
+		return nil
+	}
+	const shown = 10
+	counts := make([]int, len(t.Routes))
+	for i := range t.Requests {
+		counts[t.Requests[i].Route]++
+	}
+	routes := make([]int32, len(t.Routes))
+	for i := range routes {
+		routes[i] = int32(i)
+	}
+	slices.SortStableFunc(routes, func(a, b int32) int { return cmp.Compare(counts[b], counts[a]) })
+	for _, route := range routes[:min(shown, len(routes))] {
+		part := t.OnRoute(route)
+		curves, err := tune.Frontier(part, candidates)
+		if err != nil {
+			return err
+		}
+		suggestions, err := tune.Suggest(part, curves, r.most)
+		if err != nil {
+			return err
+		}
+		found := routeReport{name: t.Routes[route], requests: len(part.Requests), clients: len(part.Clients)}
+		if pick := tune.Pick(suggestions); pick >= 0 {
+			found.suggestion = &suggestions[pick]
+			found.confidence = part.Confidence(found.suggestion, r.suspicions)
+		}
+		r.routes = append(r.routes, found)
+	}
+	return nil
+}
+
+// picked is the suggestion, nil if there is none.
+func (r *report) picked() *tune.Suggestion {
+	if r.pick < 0 {
+		return nil
+	}
+	return &r.suggestions[r.pick]
+}
+
+func newReplay(t *tune.Trace, p tune.Policy, name string) (*replayReport, error) {
+	r := &replayReport{name: name, tally: tune.NewTally(t)}
+	var err error
+	if r.stamped, err = tune.Replay(t, p, tune.AtOnce, r.tally.Add); err != nil {
+		return nil, err
+	}
+	r.spread, err = tune.Replay(t, p, tune.Spread, nil)
+	return r, err
+}
+
+// need finds which burst each client needs at the rate of the limit.
+func (r *replayReport) need(t *tune.Trace, rate ratelimit.Rate) error {
+	curves, err := tune.Frontier(t, []ratelimit.Rate{rate})
+	if err != nil {
+		return err
+	}
+	r.rate, r.needs = rate, curves[0].Needs
+	return nil
+}
+
+// mostHit returns the clients of which most requests are refused, and then those that need the largest bursts.
+func (r *replayReport) mostHit(t *tune.Trace) []hitClient {
+	const shown = 15
+	all := make([]hitClient, len(t.Clients))
+	for i, tally := range r.tally.ByClient {
+		all[i] = hitClient{name: t.Clients[i], ClientTally: tally, agents: t.Agents[i]}
+		if r.needs != nil {
+			all[i].need = r.needs[i]
+		}
+	}
+	slices.SortStableFunc(all, func(a, b hitClient) int {
+		return cmp.Or(cmp.Compare(b.Refused, a.Refused), cmp.Compare(b.need, a.need), cmp.Compare(b.Requests, a.Requests))
+	})
+	return slices.Clone(all[:min(shown, len(all))])
+}
+
+func newComparison(t *tune.Trace, p *policies) (*compareReport, error) {
+	c := new(compareReport)
+	var err error
+	if c.stamped, err = tune.Compare(t, *p.replay, *p.against, tune.AtOnce); err != nil {
+		return nil, err
+	}
+	c.spread, err = tune.Compare(t, *p.replay, *p.against, tune.Spread)
+	return c, err
+}
+
+// worst is what allowances judge: what a replay refuses, or a comparison refuses newly, by the worse reading.
+func (r *report) worst() tune.Refused {
+	a, b := r.replay.stamped, r.replay.spread
+	if r.compare != nil {
+		a, b = r.compare.stamped.Refused, r.compare.spread.Refused
+	}
+	return tune.Refused{Requests: max(a.Requests, b.Requests), Clients: max(a.Clients, b.Clients)}
+}
