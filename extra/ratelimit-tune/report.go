@@ -31,6 +31,7 @@ type report struct {
 	routes      []routeReport
 	document    string // the suggestions for limitconfig
 
+	limits   []ratelimit.Limit // that were given
 	policies *policies
 	replay   *replayReport // of the policy, or else of the pick; nil without either
 	compare  *compareReport
@@ -38,6 +39,7 @@ type report struct {
 
 // routeReport is what is suggested for a route.
 type routeReport struct {
+	index             int32 // in Trace.Routes
 	name              string
 	requests, clients int
 	suggestion        *tune.Suggestion // nil for none
@@ -50,8 +52,8 @@ type replayReport struct {
 	stamped, spread tune.Refused
 	tally           *tune.Tally // as stamped
 	hit             []hitClient
-	needs           []int64 // of each client at the limit's rate; nil if there are several
-	rate            ratelimit.Rate
+	limit           ratelimit.Limit // if it is one alone
+	needs           []int64         // of each client at its rate; nil if there are several
 }
 
 // hitClient is a client that is refused much, or would be next.
@@ -67,7 +69,7 @@ type compareReport struct{ stamped, spread tune.Comparison }
 
 // newReport finds out what is asked for. The frontier is a pass of its own, so a replay does without, if nobody looks.
 func newReport(t *tune.Trace, s *settings, p *policies) (*report, error) {
-	r := &report{trace: t, suspicions: t.Suspicions(), most: s.most, policies: p, pick: -1}
+	r := &report{trace: t, suspicions: t.Suspicions(), most: s.most, limits: s.limits, policies: p, pick: -1}
 	if len(t.Requests) == 0 {
 		return r, nil
 	}
@@ -91,9 +93,9 @@ func newReport(t *tune.Trace, s *settings, p *policies) (*report, error) {
 	}
 	switch {
 	case p.replay == nil:
-		err = r.replay.need(t, r.suggestions[r.pick].Limit.Refill)
+		err = r.replay.need(t, r.suggestions[r.pick].Limit)
 	case len(s.limits) == 1:
-		err = r.replay.need(t, s.limits[0].Refill)
+		err = r.replay.need(t, s.limits[0])
 	}
 	if err != nil {
 		return nil, err
@@ -157,7 +159,7 @@ func (r *report) suggestByRoute() error {
 		if err != nil {
 			return err
 		}
-		found := routeReport{name: t.Routes[route], requests: len(part.Requests), clients: len(part.Clients)}
+		found := routeReport{index: route, name: t.Routes[route], requests: len(part.Requests), clients: len(part.Clients)}
 		if pick := tune.Pick(suggestions); pick >= 0 {
 			found.suggestion = &suggestions[pick]
 			found.confidence = part.Confidence(found.suggestion, r.suspicions)
@@ -186,12 +188,12 @@ func newReplay(t *tune.Trace, p tune.Policy, name string) (*replayReport, error)
 }
 
 // need finds which burst each client needs at the rate of the limit.
-func (r *replayReport) need(t *tune.Trace, rate ratelimit.Rate) error {
-	curves, err := tune.Frontier(t, []ratelimit.Rate{rate})
+func (r *replayReport) need(t *tune.Trace, limit ratelimit.Limit) error {
+	curves, err := tune.Frontier(t, []ratelimit.Rate{limit.Refill})
 	if err != nil {
 		return err
 	}
-	r.rate, r.needs = rate, curves[0].Needs
+	r.limit, r.needs = limit, curves[0].Needs
 	return nil
 }
 

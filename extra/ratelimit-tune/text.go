@@ -122,7 +122,7 @@ func (r *report) writeComparison(w io.Writer) {
 	fmt.Fprintf(w, "\nAgainst %s:\trequests\tclients\n", r.policies.older)
 	fmt.Fprintf(w, "newly refused\t%s\t%s\n", interval(c.Refused.Requests, s.Refused.Requests), interval(c.Refused.Clients, s.Refused.Clients))
 	fmt.Fprintf(w, "newly admitted\t%s\t%s\n", interval(c.Admitted.Requests, s.Admitted.Requests), interval(c.Admitted.Clients, s.Admitted.Clients))
-	rows, more := top(c.ByRoute, func(c tune.RouteComparison) int { return c.Refused + c.Admitted })
+	rows, more := top(c.ByRoute, changed)
 	if len(rows) > 0 {
 		fmt.Fprintln(w, "\nroute\tnewly refused\tnewly admitted")
 	}
@@ -140,7 +140,7 @@ func (r *report) writeHit(w io.Writer) {
 	}
 	need := ""
 	if r.replay.needs != nil {
-		need = fmt.Sprintf("\tneeds burst at %v", r.replay.rate)
+		need = fmt.Sprintf("\tneeds burst at %v", r.replay.limit.Refill)
 	}
 	fmt.Fprintf(w, "\nClients that %s hits most:\nclient\trequests\trefused\tanswered 2xx\tuser agents%s\n", r.replay.name, need)
 	for _, h := range r.replay.hit {
@@ -151,6 +151,9 @@ func (r *report) writeHit(w io.Writer) {
 		fmt.Fprintln(w)
 	}
 }
+
+// changed is the requests on a route that are decided otherwise.
+func changed(c tune.RouteComparison) int { return c.Refused + c.Admitted }
 
 // interval is a figure by both readings.
 func interval(stamped, spread int) string {
