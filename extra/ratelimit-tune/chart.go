@@ -54,7 +54,7 @@ const chartWidth = 960
 
 // newPlot returns a plot of a chart of its own, with an axis below.
 func newPlot(label string, height float64) *plot {
-	const left, top, right, below = 56, 14, 84, 40
+	const left, top, right, below = 64, 30, 84, 40
 	p := &plot{&chart{Label: label, Width: chartWidth, Height: height}, box{left, top, chartWidth - left - right, height - top - below}}
 	p.baseline()
 	return p
@@ -115,10 +115,16 @@ func (r *report) frontierChart(given []ratelimit.Limit) *chart {
 	for _, burst := range oneTwoFive(most) {
 		p.yTick(y(burst), number(burst))
 	}
-	for _, c := range r.curves {
-		p.xTick(x(c.Rate), c.Rate.String())
+	for i, named := 0, -1.; i < len(r.curves); i++ {
+		rate, name := r.curves[i].Rate, r.curves[i].Rate.String()
+		if at := x(rate); at-named < .06 {
+			name = "" // There is no room.
+		} else {
+			named = at
+		}
+		p.xTick(x(rate), name)
 	}
-	p.Texts = append(p.Texts, label{"", "burst", 8, 12})
+	p.Texts = append(p.Texts, label{"end", "burst", p.X - 8, 12})
 	p.xTitle("rate")
 	r.drawCurves(p, x, y)
 	for i := range r.suggestions {
@@ -192,12 +198,7 @@ func (y *replayReport) timeChart() *chart {
 	for _, s := range y.tally.Steps {
 		most, mostRefused = max(most, s.Admitted+s.Refused), max(mostRefused, s.Refused)
 	}
-	for _, n := range []int{most / 2, most} {
-		if n > 0 {
-			p.yTick(float64(n)/float64(most), number(int64(n)))
-		}
-	}
-	lower.yTick(1, number(int64(mostRefused)))
+	most, mostRefused = p.countTicks(most, 4), lower.countTicks(mostRefused, 1)
 	start, step := y.tally.Span()
 	n := len(y.tally.Steps)
 	width := p.box.Width / float64(n)
@@ -215,31 +216,52 @@ func (y *replayReport) timeChart() *chart {
 		column(p, "refused", s.Admitted, s.Refused, most)
 		column(lower, "refused", 0, s.Refused, mostRefused)
 		p.Bars = append(p.Bars, bar{box{left, p.Y, tenth(width), tenth(lower.bottom() - p.Y)}, "column",
-			fmt.Sprintf("%s: %s admitted, %s refused", clock(start+int64(i)*step, y.tally, "Jan 2 15:04:05"), number(int64(s.Admitted)), number(int64(s.Refused)))})
+			fmt.Sprintf("%s: %s admitted, %s refused", time.UnixMicro(start+int64(i)*step).UTC().Format("Jan 2 15:04:05"), number(int64(s.Admitted)), number(int64(s.Refused)))})
 	}
-	for i := range n {
-		if every := max(1, (n+7)/8); i%every == 0 {
-			lower.xTick(float64(i)/float64(n), clock(start+int64(i)*step, y.tally, ""))
-		}
-	}
-	p.Texts = append(p.Texts, label{"", "requests", 2, 12}, label{"", "refused", 2, lower.Y - 8})
+	lower.timeTicks(y.tally)
+	p.Texts = append(p.Texts, label{"end", "requests", p.X - 8, 12}, label{"end", "refused", p.X - 8, lower.Y - 10})
 	return p.chart
 }
 
-// clock is a time as an axis shows it, or in the given layout.
-func clock(tick int64, t *tune.Tally, layout string) string {
-	if layout == "" {
-		_, step := t.Span()
-		switch span := time.Duration(step*int64(len(t.Steps))) * time.Microsecond; {
-		case span > 3*24*time.Hour:
-			layout = "Jan 2"
-		case span > 20*time.Minute:
-			layout = "15:04"
-		default:
-			layout = "15:04:05"
+// countTicks draws lines at round numbers, and returns what the height of the plot is then.
+func (p *plot) countTicks(most, ticks int) int {
+	step := 1
+	for i := 0; step*ticks < most; i++ {
+		step = []int{1, 2, 5}[i%3] * int(math.Pow10(i/3))
+	}
+	height := (most + step - 1) / step * step
+	for n := step; n <= height; n += step {
+		p.yTick(float64(n)/float64(height), number(int64(n)))
+	}
+	return height
+}
+
+// timeTicks draws the times of the axis, round ones.
+func (p *plot) timeTicks(t *tune.Tally) {
+	start, step := t.Span()
+	span := step * int64(len(t.Steps))
+	every := span
+	for _, round := range []time.Duration{
+		time.Second, 5 * time.Second, 15 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute, 30 * time.Minute, time.Hour,
+		2 * time.Hour, 3 * time.Hour, 6 * time.Hour, 12 * time.Hour, 24 * time.Hour, 48 * time.Hour, 7 * 24 * time.Hour,
+	} {
+		if every = round.Microseconds(); span/every < 12 {
+			break
 		}
 	}
-	return time.UnixMicro(tick).UTC().Format(layout)
+	every *= 1 + span/every/12
+	layout := "15:04"
+	switch {
+	case every >= (24 * time.Hour).Microseconds():
+		layout = "Jan 2"
+	case every < time.Minute.Microseconds():
+		layout = "15:04:05"
+	case span > (24 * time.Hour).Microseconds():
+		layout = "2 15:04"
+	}
+	for tick := start + (every-start%every)%every; tick < start+span; tick += every {
+		p.xTick(float64(tick-start)/float64(span), time.UnixMicro(tick).UTC().Format(layout))
+	}
 }
 
 // needsChart draws how many clients need which burst, in a logarithmic scale. The burst of the limit ends a bar.
@@ -297,7 +319,7 @@ func needsChart(needs []int64, burst int64) *chart {
 		p.Texts = append(p.Texts, label{"mid strong", number(int64(count)), at, top - 5})
 		p.xTick(middle, name)
 	}
-	p.Texts = append(p.Texts, label{"", "clients", 4, 12})
+	p.Texts = append(p.Texts, label{"end", "clients", p.X - 8, 12})
 	p.xTitle("needed burst")
 	return p.chart
 }

@@ -18,8 +18,9 @@ type settings struct {
 	input tune.Options
 	files []string
 
-	routes []tune.Route
-	most   tune.Share // that a suggestion may refuse
+	routes   []tune.Route
+	excluded []string   // clients
+	most     tune.Share // that a suggestion may refuse
 
 	limits          []ratelimit.Limit
 	config, against string // names of documents
@@ -39,6 +40,11 @@ func parseFlags(arguments []string) (*settings, error) {
 	input := inputFlags(flags)
 	flags.Func("routes", "`file` of JSON that lists the application's routes, as ratelimit.Routes returns them; not given: first segments of paths", s.addRoutes)
 	flags.Func("route", `a route of the application, as in "GET /users/:id"; repeatable`, s.addRoute)
+
+	flags.Func("exclude", "leave out this `client`, as in an attack of the past; repeatable", func(client string) error {
+		s.excluded = append(s.excluded, client)
+		return nil
+	})
 
 	flags.Float64Var(&s.most.Clients, "refuse-clients", 0.1, "`percent` of the clients that a suggestion may refuse")
 	flags.Float64Var(&s.most.Requests, "refuse-requests", 0.1, "`percent` of the requests that a suggestion may refuse")
@@ -114,6 +120,9 @@ func (s *settings) replays() bool { return len(s.limits) > 0 || s.config != "" }
 
 func (s *settings) addLimit(text string) error {
 	l, err := ratelimit.ParseLimit(text)
+	if err == nil && l == ratelimit.Unlimited[0] {
+		return errors.New(`unlimited refuses nothing: give a limit, as in "10/s burst 20"`)
+	}
 	s.limits = append(s.limits, l)
 	return err
 }

@@ -24,13 +24,14 @@ var pageTemplate = template.Must(template.New("report").Parse(pageText))
 
 // page is what the template shows. All names from logs are escaped by the template.
 type page struct {
-	Policy     string // Content-Security-Policy: nothing is loaded, nothing runs
-	Style      template.CSS
-	Requests   string
-	Sentences  []string
-	Document   string
-	Suspicions []tune.Suspicion
-	Facts      []fact
+	Policy       string // Content-Security-Policy: nothing is loaded, nothing runs
+	Style        template.CSS
+	Requests     string
+	Sentences    []string
+	Document     string // for limitconfig
+	DocumentNote string
+	Suspicions   []tune.Suspicion
+	Facts        []fact
 
 	Frontier    *chart
 	Most        string // what suggestions may refuse
@@ -108,7 +109,7 @@ func (r *report) page() *page {
 		p.Suggestions = append(p.Suggestions, suggestionRow{s.Limit.String(), interval(s.Refused.Requests, s.Spread.Requests), interval(s.Refused.Clients, s.Spread.Clients), t.Confidence(s, r.suspicions), i == r.pick})
 	}
 	if r.policies.replay == nil {
-		p.Document = r.document
+		p.Document, p.DocumentNote = r.document.text, r.document.String()
 	}
 	if r.replay != nil {
 		r.replayOn(p)
@@ -121,7 +122,7 @@ func (r *report) replayOn(p *page) {
 	y := r.replay
 	p.Limit, p.OverTime = y.name, y.timeChart()
 	_, step := y.tally.Span()
-	p.Step = (time.Duration(step) * time.Microsecond).String()
+	p.Step = short(time.Duration(step) * time.Microsecond)
 	if y.needs != nil {
 		p.Needs, p.NeedsRate, p.NeedsBurst, p.HasNeed = needsChart(y.needs, int64(y.limit.Capacity)), y.limit.Refill.String(), number(int64(y.limit.Capacity)), true
 	} else if s := r.picked(); s != nil {
@@ -156,9 +157,15 @@ func (r *report) sentences() []string {
 	if y == nil {
 		return []string{"No limit is suggested: there are no requests, or their costs are too large to be counted."}
 	}
+	upTo := func(stamped, spread, all int) string {
+		if stamped == spread {
+			return percent(stamped, all)
+		}
+		return "up to " + percent(max(stamped, spread), all)
+	}
 	text := fmt.Sprintf("“%s” would have refused %s of %s requests (%s), of %s of %s clients (%s).", y.name,
-		interval(y.stamped.Requests, y.spread.Requests), number(int64(len(t.Requests))), percent(y.stamped.Requests, len(t.Requests)),
-		interval(y.stamped.Clients, y.spread.Clients), number(int64(len(t.Clients))), percent(y.stamped.Clients, len(t.Clients)))
+		interval(y.stamped.Requests, y.spread.Requests), number(int64(len(t.Requests))), upTo(y.stamped.Requests, y.spread.Requests, len(t.Requests)),
+		interval(y.stamped.Clients, y.spread.Clients), number(int64(len(t.Clients))), upTo(y.stamped.Clients, y.spread.Clients, len(t.Clients)))
 	sentences := []string{text}
 	if s := r.picked(); s != nil && r.policies.replay == nil {
 		sentences[0] += fmt.Sprintf(" Of the limits that keep to the shares it admits the least in a minute. Confidence: %s.", t.Confidence(s, r.suspicions))
@@ -204,6 +211,9 @@ func (r *report) read() []string {
 		all = append(all, fmt.Sprintf("missed: %s line %d: %s", m.File, m.Line, m.Text))
 	}
 	all = append(all, t.Warnings...)
+	if r.excluded.requests > 0 {
+		all = append(all, r.excluded.String())
+	}
 	if b := t.Beyond; b.Requests > 0 {
 		all = append(all, fmt.Sprintf("%s requests of further clients are left out, those of %s first", number(int64(b.Requests)), strings.Join(b.Clients, ", ")))
 	}

@@ -2,7 +2,9 @@ package main
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/gin-ratelimit/ratelimit"
@@ -22,6 +24,7 @@ var candidates = []ratelimit.Rate{
 // report is all that is found out, for the terminal, JSON and HTML alike.
 type report struct {
 	trace      *tune.Trace
+	excluded   exclusion
 	suspicions []tune.Suspicion
 	most       tune.Share
 
@@ -29,12 +32,42 @@ type report struct {
 	suggestions []tune.Suggestion
 	pick        int // index in suggestions; -1 for none
 	routes      []routeReport
-	document    string // the suggestions for limitconfig
+	moreRoutes  int
+	document    suggestedDocument
 
 	limits   []ratelimit.Limit // that were given
 	policies *policies
 	replay   *replayReport // of the policy, or else of the pick; nil without either
 	compare  *compareReport
+}
+
+// exclusion is what was left out by choice.
+type exclusion struct {
+	clients  []string
+	requests int
+}
+
+// String is a sentence, "" if nothing was left out.
+func (e exclusion) String() string {
+	if len(e.clients) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d requests of %s are left out by choice.", e.requests, strings.Join(e.clients, ", "))
+}
+
+// suggestedDocument is the suggestions for limitconfig.
+type suggestedDocument struct {
+	text     string
+	ofRoutes bool         // it has limits for routes
+	refused  tune.Refused // by such a document
+}
+
+// String says what it would have refused, "" if it has the one limit alone.
+func (d *suggestedDocument) String() string {
+	if !d.ofRoutes {
+		return ""
+	}
+	return fmt.Sprintf("Together they would have refused %d requests of %d clients.", d.refused.Requests, d.refused.Clients)
 }
 
 // routeReport is what is suggested for a route.
@@ -69,7 +102,16 @@ type compareReport struct{ stamped, spread tune.Comparison }
 
 // newReport finds out what is asked for. The frontier is a pass of its own, so a replay does without, if nobody looks.
 func newReport(t *tune.Trace, s *settings, p *policies) (*report, error) {
-	r := &report{trace: t, suspicions: t.Suspicions(), most: s.most, limits: s.limits, policies: p, pick: -1}
+	r := &report{trace: t, most: s.most, limits: s.limits, policies: p, pick: -1}
+	if len(s.excluded) > 0 {
+		rest, unknown := t.Without(s.excluded)
+		if len(unknown) > 0 {
+			return nil, fmt.Errorf("ratelimit-tune: -exclude %s: the log has no such client: give one as the report names it without -anonymize", unknown[0])
+		}
+		r.excluded = exclusion{s.excluded, len(t.Requests) - len(rest.Requests)}
+		r.trace, t = rest, rest
+	}
+	r.suspicions = t.Suspicions()
 	if len(t.Requests) == 0 {
 		return r, nil
 	}
@@ -118,9 +160,18 @@ func (r *report) suggest() (err error) {
 	if r.pick < 0 {
 		return nil
 	}
-	if err := r.suggestByRoute(); err != nil {
+	general := r.suspicions
+	r.suspicions = withOutliers(general, r.trace, r.curves)
+	if err := r.suggestByRoute(general); err != nil {
 		return err
 	}
+	return r.makeDocument()
+}
+
+// makeDocument makes a document of the suggestions, and finds what it would have refused: with buckets for each route, that
+// is another share than those of its limits.
+func (r *report) makeDocument() (err error) {
+	general := r.picked().Limit
 	limits := make(map[string]ratelimit.Limit)
 	if r.policies.listed {
 		for _, route := range r.routes {
@@ -129,12 +180,22 @@ func (r *report) suggest() (err error) {
 			}
 		}
 	}
-	r.document = document(r.suggestions[r.pick].Limit, limits)
-	return nil
+	r.document.text = document(general, limits)
+	if len(limits) == 0 {
+		return nil
+	}
+	r.document.ofRoutes = true
+	r.document.refused, err = tune.Replay(r.trace, tune.Policy{Limits: func(route, _, _ string) ([]ratelimit.Limit, string) {
+		if own, ok := limits[route]; ok {
+			return []ratelimit.Limit{own}, route
+		}
+		return []ratelimit.Limit{general}, ""
+	}}, tune.AtOnce, nil)
+	return err
 }
 
 // suggestByRoute suggests limits for the routes that are asked for most, if there are several.
-func (r *report) suggestByRoute() error {
+func (r *report) suggestByRoute(suspicions []tune.Suspicion) error {
 	t := r.trace
 	if len(t.Routes) < 2 {
 		return nil
@@ -149,7 +210,14 @@ func (r *report) suggestByRoute() error {
 		routes[i] = int32(i)
 	}
 	slices.SortStableFunc(routes, func(a, b int32) int { return cmp.Compare(counts[b], counts[a]) })
-	for _, route := range routes[:min(shown, len(routes))] {
+	for _, route := range routes {
+		switch {
+		case counts[route] == 0:
+			continue
+		case len(r.routes) == shown:
+			r.moreRoutes++
+			continue
+		}
 		part := t.OnRoute(route)
 		curves, err := tune.Frontier(part, candidates)
 		if err != nil {
@@ -162,11 +230,23 @@ func (r *report) suggestByRoute() error {
 		found := routeReport{index: route, name: t.Routes[route], requests: len(part.Requests), clients: len(part.Clients)}
 		if pick := tune.Pick(suggestions); pick >= 0 {
 			found.suggestion = &suggestions[pick]
-			found.confidence = part.Confidence(found.suggestion, r.suspicions)
+			found.confidence = part.Confidence(found.suggestion, withOutliers(suspicions, part, curves))
 		}
 		r.routes = append(r.routes, found)
 	}
 	return nil
+}
+
+// withOutliers adds a suspicion of clients that need far more than the others, at the rate where people and programs part.
+func withOutliers(suspicions []tune.Suspicion, t *tune.Trace, curves []tune.Curve) []tune.Suspicion {
+	for i := range curves {
+		if curves[i].Rate == ratelimit.PerSecond(1) {
+			if outliers := t.Outliers(&curves[i]); outliers != nil {
+				return append(slices.Clip(suspicions), *outliers)
+			}
+		}
+	}
+	return suspicions
 }
 
 // picked is the suggestion, nil if there is none.

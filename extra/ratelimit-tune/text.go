@@ -14,8 +14,13 @@ import (
 func (r *report) write(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	describe(w, r.trace)
+	if r.excluded.requests > 0 {
+		fmt.Fprintln(w, r.excluded)
+	}
 	for _, s := range r.suspicions {
-		fmt.Fprintf(w, "note: %s\n", s.Text)
+		if s.Kind != tune.SuspectPartial { // That is said above.
+			fmt.Fprintf(w, "note: %s\n", s.Text)
+		}
 	}
 	if len(r.trace.Requests) > 0 {
 		if r.policies.replay == nil {
@@ -57,7 +62,10 @@ func (r *report) writeSuggestions(w io.Writer) {
 		fmt.Fprintf(w, "%v\t%s\t%s\t%s%s\n", s.Limit, interval(s.Refused.Requests, s.Spread.Requests), interval(s.Refused.Clients, s.Spread.Clients), r.trace.Confidence(&s, r.suspicions), mark)
 	}
 	r.writeRoutes(w)
-	fmt.Fprintf(w, "\nFor extra/limitconfig:\n\n\t%s\n", strings.ReplaceAll(strings.TrimRight(r.document, "\n"), "\n", "\n\t"))
+	fmt.Fprintf(w, "\nFor extra/limitconfig:\n\n\t%s\n", strings.ReplaceAll(strings.TrimRight(r.document.text, "\n"), "\n", "\n\t"))
+	if r.document.ofRoutes {
+		fmt.Fprintf(w, "\n%v\n", &r.document)
+	}
 	r.writeHit(w)
 }
 
@@ -75,8 +83,8 @@ func (r *report) writeRoutes(w io.Writer) {
 		}
 		fmt.Fprintf(w, "%s\t%d\t%d\t%s\t%s\n", clip(route.name), route.requests, route.clients, limit, route.confidence)
 	}
-	if more := len(r.trace.Routes) - len(r.routes); more > 0 {
-		fmt.Fprintf(w, "and %d more routes\n", more)
+	if r.moreRoutes > 0 {
+		fmt.Fprintf(w, "and %d more routes\n", r.moreRoutes)
 	}
 }
 
@@ -186,7 +194,19 @@ func agents(n uint16) string {
 	}
 }
 
-func at(tick int64) string { return time.UnixMicro(tick).UTC().Format(time.RFC3339) }
+func at(tick int64) string { return time.UnixMicro(tick).UTC().Format("2006-01-02 15:04:05 UTC") }
+
+// short is a duration without what is 0 at its end: "10m" for "10m0s".
+func short(d time.Duration) string {
+	text := d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
+}
 
 // clip keeps what comes from logs short.
 func clip(text string) string {

@@ -1,6 +1,7 @@
 package tune
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -16,6 +17,7 @@ const (
 	SuspectFew     = "few"     // less than 50 clients
 	SuspectMissed  = "missed"  // more than 1 % of the lines did not parse
 	SuspectPartial = "partial" // not all was read
+	SuspectOutlier = "outlier" // a few clients need far more than the others, as attackers and programs do
 )
 
 // Suspicion is a reason to doubt what a log says.
@@ -102,13 +104,40 @@ func (t *Trace) proxy() string {
 	return ""
 }
 
+// Outliers says which clients need more than ten times the burst with which 99 % of the clients do, and more than 100. It
+// is nil if none does. Nobody can tell attacks from customers by numbers alone.
+func (t *Trace) Outliers(c *Curve) *Suspicion {
+	const named, times, least = 3, 10, 100
+	usual := c.Quantile(990)
+	var far []int // clients
+	for client, need := range c.Needs {
+		if need > least && need > usual*times {
+			far = append(far, client)
+		}
+	}
+	if len(far) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(far, func(a, b int) int { return cmp.Compare(c.Needs[b], c.Needs[a]) })
+	names := make([]string, 0, named)
+	for _, client := range far[:min(named, len(far))] {
+		names = append(names, t.Clients[client])
+	}
+	text := strings.Join(names, ", ")
+	if more := len(far) - len(names); more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return &Suspicion{SuspectOutlier, fmt.Sprintf("%s: a burst of up to %d is needed at %v, where %d suffices for 99 %% of the clients. Is that an attack or a program? "+
+		"What such clients do raises the limits that are suggested; -exclude leaves one out.", text, c.Needs[far[0]], c.Rate, usual)}
+}
+
 // Confidence is how far a suggestion may be trusted, in a word.
 type Confidence string
 
 // The words.
 const (
 	// Low: a proxy is suspected, or a limiter was at work, or the reading is partial, or there are less than 50 clients
-	// or 12 hours, or tokens come back faster than the stamps step.
+	// or 12 hours, or some clients need far more than the others, or tokens come back faster than the stamps step.
 	Low Confidence = "low"
 	// Fair: none of that, but less than a week or 1,000 clients, or more than 1 % of the lines missed.
 	Fair Confidence = "fair"
@@ -122,7 +151,7 @@ func (t *Trace) Confidence(s *Suggestion, suspicions []Suspicion) Confidence {
 		return slices.ContainsFunc(suspicions, func(s Suspicion) bool { return slices.Contains(kinds, s.Kind) })
 	}
 	switch {
-	case suspected(SuspectProxy, SuspectLimited, SuspectPartial), len(t.Clients) < fewClients, t.Span() < 12*time.Hour, t.TooFast(s.Limit.Refill):
+	case suspected(SuspectProxy, SuspectLimited, SuspectPartial, SuspectOutlier), len(t.Clients) < fewClients, t.Span() < 12*time.Hour, t.TooFast(s.Limit.Refill):
 		return Low
 	case suspected(SuspectMissed), t.Span() < week, len(t.Clients) < 1000:
 		return Fair

@@ -110,6 +110,20 @@ func (t *Trace) OnRoute(route int32) *Trace {
 	return t.only(func(r *Request) bool { return r.Route == route })
 }
 
+// Without returns the trace without the clients of these names, and the names that are none of its clients.
+func (t *Trace) Without(names []string) (rest *Trace, unknown []string) {
+	left := make([]bool, len(t.Clients))
+	for _, name := range names {
+		client := slices.Index(t.Clients, name)
+		if client < 0 {
+			unknown = append(unknown, name)
+			continue
+		}
+		left[client] = true
+	}
+	return t.only(func(r *Request) bool { return !left[r.Client] }), unknown
+}
+
 // only returns the requests that are kept, and the clients that made them.
 func (t *Trace) only(keep func(*Request) bool) *Trace {
 	count := 0
