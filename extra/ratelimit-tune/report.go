@@ -120,24 +120,14 @@ func newReport(t *tune.Trace, s *settings, p *policies) (*report, error) {
 			return nil, err
 		}
 	}
-	policy, name := p.replay, p.name
-	if policy == nil {
-		if r.pick < 0 {
-			return r, nil
-		}
-		limit := r.suggestions[r.pick].Limit
-		together := tune.Together(limit)
-		policy, name = &together, limit.String()
+	if p.replay == nil && r.pick < 0 {
+		return r, nil
 	}
 	var err error
-	if r.replay, err = newReplay(t, *policy, name); err != nil {
-		return nil, err
-	}
-	switch {
-	case p.replay == nil:
-		err = r.replay.need(t, r.suggestions[r.pick].Limit)
-	case len(s.limits) == 1:
-		err = r.replay.need(t, s.limits[0])
+	if p.replay == nil {
+		r.replay, err = r.replayOfPick()
+	} else {
+		r.replay, err = newReplay(t, *p.replay, p.name, s.limits)
 	}
 	if err != nil {
 		return nil, err
@@ -257,24 +247,33 @@ func (r *report) picked() *tune.Suggestion {
 	return &r.suggestions[r.pick]
 }
 
-func newReplay(t *tune.Trace, p tune.Policy, name string) (*replayReport, error) {
+func newReplay(t *tune.Trace, p tune.Policy, name string, limits []ratelimit.Limit) (*replayReport, error) {
 	r := &replayReport{name: name, tally: tune.NewTally(t)}
 	var err error
 	if r.stamped, err = tune.Replay(t, p, tune.AtOnce, r.tally.Add); err != nil {
 		return nil, err
 	}
-	r.spread, err = tune.Replay(t, p, tune.Spread, nil)
+	if r.spread, err = tune.Replay(t, p, tune.Spread, nil); err != nil || len(limits) != 1 {
+		return r, err
+	}
+	curves, err := tune.Frontier(t, []ratelimit.Rate{limits[0].Refill})
+	if err == nil {
+		r.limit, r.needs = limits[0], curves[0].Needs
+	}
 	return r, err
 }
 
-// need finds which burst each client needs at the rate of the limit.
-func (r *replayReport) need(t *tune.Trace, limit ratelimit.Limit) error {
-	curves, err := tune.Frontier(t, []ratelimit.Rate{limit.Refill})
-	if err != nil {
-		return err
+// replayOfPick replays the limit that is suggested, of which much is known already.
+func (r *report) replayOfPick() (*replayReport, error) {
+	s := r.picked()
+	y := &replayReport{name: s.Limit.String(), stamped: s.Refused, spread: s.Spread, tally: tune.NewTally(r.trace), limit: s.Limit}
+	for _, c := range r.curves {
+		if c.Rate == s.Limit.Refill {
+			y.needs = c.Needs
+		}
 	}
-	r.limit, r.needs = limit, curves[0].Needs
-	return nil
+	_, err := tune.Replay(r.trace, tune.Together(s.Limit), tune.AtOnce, y.tally.Add)
+	return y, err
 }
 
 // mostHit returns the clients of which most requests are refused, and then those that need the largest bursts.

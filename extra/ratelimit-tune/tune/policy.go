@@ -101,7 +101,7 @@ func newPlaces(t *Trace, p Policy) (*places, error) {
 	return s, nil
 }
 
-func (s *places) of(r *Request) (*place, error) {
+func (s *places) of(r Request) (*place, error) {
 	last := &s.last[r.Client]
 	if s.policy.Limits == nil || last.place != nil && last.route == r.Route && last.plan == r.Plan {
 		return last.place, nil

@@ -13,7 +13,7 @@ func Replay(t *Trace, p Policy, reading Reading, decided func(r Request, allowed
 	hit := make([]bool, len(t.Clients))
 	var refused Refused
 	for r := range t.read(reading) {
-		place, err := places.of(&r)
+		place, err := places.of(r)
 		if err != nil {
 			return refused, err
 		}

@@ -143,6 +143,9 @@ func (t *Trace) only(keep func(*Request) bool) *Trace {
 		}
 	}
 	part.Requests = make([]Request, 0, count)
+	if count == 0 {
+		return &part
+	}
 	for i := range t.Requests {
 		if r := t.Requests[i]; keep(&r) {
 			r.Client = index[r.Client] - 1
