@@ -19,7 +19,7 @@ import (
 // The exit codes.
 const (
 	exitFailed   = 1 // a log could not be read to its end, or a file not be written
-	exitUsage    = 2 // flags or documents are wrong: nothing was read
+	exitUsage    = 2 // flags or documents are wrong
 	exitExceeded = 3 // more is refused than -max-refused-clients or -max-refused-requests
 )
 
@@ -75,7 +75,7 @@ func run(out io.Writer, arguments []string) error {
 	return s.allowed.judge(r)
 }
 
-// mistake is in the flags or in a document, so nothing was read.
+// mistake is in the flags or in a document.
 type mistake struct{ error }
 
 func (m *mistake) Unwrap() error { return m.error }

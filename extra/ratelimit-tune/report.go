@@ -106,7 +106,7 @@ func newReport(t *tune.Trace, s *settings, p *policies) (*report, error) {
 	if len(s.excluded) > 0 {
 		rest, unknown := t.Without(s.excluded)
 		if len(unknown) > 0 {
-			return nil, fmt.Errorf("ratelimit-tune: -exclude %s: the log has no such client: give one as the report names it without -anonymize", unknown[0])
+			return nil, &mistake{fmt.Errorf("ratelimit-tune: -exclude %s: the log has no such client: give one as the report names it without -anonymize", unknown[0])}
 		}
 		r.excluded = exclusion{s.excluded, len(t.Requests) - len(rest.Requests)}
 		r.trace, t = rest, rest
