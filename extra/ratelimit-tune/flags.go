@@ -31,8 +31,8 @@ type settings struct {
 	html    string
 }
 
-// parseFlags reads the command line. The error is flag.ErrHelp if that was asked for, and is printed then.
-func parseFlags(arguments []string) (*settings, error) {
+// parseFlags reads the command line. The error is flag.ErrHelp if the flags were to be listed, and out has the list then.
+func parseFlags(out io.Writer, arguments []string) (*settings, error) {
 	s := new(settings)
 	flags := flag.NewFlagSet("ratelimit-tune", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -65,7 +65,7 @@ func parseFlags(arguments []string) (*settings, error) {
 
 	switch err := flags.Parse(arguments); {
 	case errors.Is(err, flag.ErrHelp):
-		flags.SetOutput(os.Stdout)
+		flags.SetOutput(out)
 		usage(flags)
 		return nil, err
 	case err != nil:

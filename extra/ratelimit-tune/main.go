@@ -43,7 +43,7 @@ func fail(err error, code int) {
 
 // run reports what could be read, also where something could not, and then returns the error.
 func run(out io.Writer, arguments []string) error {
-	s, err := parseFlags(arguments)
+	s, err := parseFlags(out, arguments)
 	if err != nil {
 		return &mistake{err}
 	}

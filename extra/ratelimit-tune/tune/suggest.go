@@ -27,7 +27,7 @@ func Suggest(t *Trace, curves []Curve, most Share) ([]Suggestion, error) {
 			return nil, nil
 		}
 		spared := len(c.Bursts) - int(math.Floor(most.Clients*float64(len(c.Bursts))))
-		low[i] = c.Bursts[max(1, spared)-1]
+		low[i] = max(1, c.Bursts[max(1, spared)-1]) // Costs of 0 need no burst, but a limit has one.
 	}
 	hit := t.hit(curves, low)
 	fits := func(r Refused) bool {
@@ -35,7 +35,7 @@ func Suggest(t *Trace, curves []Curve, most Share) ([]Suggestion, error) {
 	}
 	var suggestions []Suggestion
 	for i, c := range curves {
-		low, high := low[i], c.Bursts[len(c.Bursts)-1]
+		low, high := low[i], max(1, c.Bursts[len(c.Bursts)-1])
 		if c.Rate.Burst(int(high)).Validate() != nil {
 			continue
 		}
