@@ -76,13 +76,13 @@ func (a *allowances) judge(r *report) error {
 	for _, part := range []struct {
 		allowed      *allowance
 		refused, all int
-		name         string
+		thing        string
 	}{
-		{&a.requests, worst.Requests, len(r.trace.Requests), "requests"},
-		{&a.clients, worst.Clients, len(r.trace.Clients), "clients"},
+		{&a.requests, worst.Requests, len(r.trace.Requests), "request"},
+		{&a.clients, worst.Clients, len(r.trace.Clients), "client"},
 	} {
 		if part.allowed.exceeded(part.refused, part.all) {
-			return &exceeded{fmt.Sprintf("ratelimit-tune: %s are %s, more than -max-refused-%s %v", share(part.refused, part.all, part.name), what, part.name, part.allowed)}
+			return &exceeded{fmt.Sprintf("ratelimit-tune: %s %s, more than -max-refused-%ss %v", share(part.refused, part.all, part.thing), what, part.thing, part.allowed)}
 		}
 	}
 	return nil

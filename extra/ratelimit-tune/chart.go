@@ -130,7 +130,7 @@ func (r *report) frontierChart(given []ratelimit.Limit) *chart {
 	for i := range r.suggestions {
 		s := &r.suggestions[i]
 		cx, cy := p.at(x(s.Limit.Refill), y(int64(s.Limit.Capacity)))
-		d := dot{"candidate", fmt.Sprintf("%v refuses %s requests of %s clients", s.Limit, interval(s.Refused.Requests, s.Spread.Requests), interval(s.Refused.Clients, s.Spread.Clients)), cx, cy, 4.5}
+		d := dot{"candidate", fmt.Sprintf("%v: refused requests %s, clients %s", s.Limit, interval(s.Refused.Requests, s.Spread.Requests), interval(s.Refused.Clients, s.Spread.Clients)), cx, cy, 4.5}
 		if i == r.pick {
 			d.Class, d.R = "best", 7
 			p.Texts = append(p.Texts, label{"strong", s.Limit.String(), cx + 10, cy - 9})
@@ -313,7 +313,7 @@ func needsChart(needs []int64, burst int64) *chart {
 		left, top := p.at(float64(i)*width+width*.08, height(count))
 		_, bottom := p.at(0, 0)
 		if count > 0 {
-			p.Bars = append(p.Bars, bar{box{left, top, tenth(p.box.Width * width * .84), tenth(bottom - top)}, class, fmt.Sprintf("%s clients need a burst of %s", number(int64(count)), name)})
+			p.Bars = append(p.Bars, bar{box{left, top, tenth(p.box.Width * width * .84), tenth(bottom - top)}, class, fmt.Sprintf("%s: needed burst %s", counted(count, "client"), name)})
 		}
 		at, top := p.at(middle, height(count))
 		p.Texts = append(p.Texts, label{"mid strong", number(int64(count)), at, top - 5})

@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -114,12 +113,12 @@ func TestExitCodes(t *testing.T) {
 		{"no status", []string{"-charge-status", "4x1", "-limit", "1/s", log}, 2, `"4x1" is no status`},
 		{"no client", []string{"-exclude", "192.0.2.9", log}, 2, "the log has no such client"},
 		{"allowed", []string{"-limit", "1/s burst 3", "-max-refused-clients", "1", "-max-refused-requests", "31.25%", log}, 0, ""},
-		{"more requests", []string{"-limit", "1/s burst 3", "-max-refused-requests", "4", log}, 3, "ratelimit-tune: 5 requests (31.2 %) are refused, more than -max-refused-requests 4\n"},
-		{"more clients", []string{"-limit", "1/s burst 3", "-max-refused-clients", "24.9%", log}, 3, "1 clients (25 %) are refused, more than -max-refused-clients 24.9%\n"},
-		{"the worse reading", []string{"-limit", "10/s burst 3", "-max-refused-requests", "1", log}, 3, "2 requests (12.5 %) are refused"},
+		{"more requests", []string{"-limit", "1/s burst 3", "-max-refused-requests", "4", log}, 3, "ratelimit-tune: 5 requests (31.2 %) refused, more than -max-refused-requests 4\n"},
+		{"more clients", []string{"-limit", "1/s burst 3", "-max-refused-clients", "24.9%", log}, 3, "1 client (25 %) refused, more than -max-refused-clients 24.9%\n"},
+		{"the worse reading", []string{"-limit", "10/s burst 3", "-max-refused-requests", "1", log}, 3, "2 requests (12.5 %) refused"},
 		{"no more than of old", []string{"-config", older, "-against", older, "-max-refused-requests", "0", log}, 0, ""},
-		{"more than of old", []string{"-config", newer, "-against", older, "-max-refused-requests", "1", log}, 3, "2 requests (12.5 %) are newly refused"},
-		{"more clients than of old", []string{"-config", newer, "-against", older, "-max-refused-clients", "0%", log}, 3, "1 clients (25 %) are newly refused"},
+		{"more than of old", []string{"-config", newer, "-against", older, "-max-refused-requests", "1", log}, 3, "2 requests (12.5 %) newly refused"},
+		{"more clients than of old", []string{"-config", newer, "-against", older, "-max-refused-clients", "0%", log}, 3, "1 client (25 %) newly refused"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := command(t, test.args...)
@@ -161,14 +160,14 @@ func TestSuggestionIsADocument(t *testing.T) {
 	sentence, _, _ := strings.Cut(rest, "\n")
 	var requests, clients float64
 	requests, clients = refused["refused_requests"].(map[string]any)["stamped"].(float64), refused["refused_clients"].(map[string]any)["stamped"].(float64)
-	assert.Equal(t, "Together they would have refused "+plain(requests)+" requests of "+plain(clients)+" clients.", sentence)
+	assert.Equal(t, "Together they would have refused "+counted(int(requests), "request")+" of "+counted(int(clients), "client")+".", sentence)
 }
 
 func TestExcludedClientsAreSaid(t *testing.T) {
 	log := writeLog(t, "common", traffic.Day(1, leapDay, 100))
 	assert.Contains(t, printed(t, log), "note: "+traffic.Attacker+": a burst of up to ")
 	text := printed(t, "-exclude", traffic.Attacker, log)
-	assert.Contains(t, text, "6000 requests of "+traffic.Attacker+" are left out by choice.")
+	assert.Contains(t, text, "6,000 requests of "+traffic.Attacker+" left out by choice.")
 	assert.NotContains(t, text, "note: "+traffic.Attacker)
 }
 
@@ -182,5 +181,3 @@ func TestHostileTextDoesNotReachTheTerminal(t *testing.T) {
 		assert.Contains(t, text, `192.0.2.1\x1b]0;owned\a`)
 	}
 }
-
-func plain(n float64) string { return strconv.FormatFloat(n, 'f', -1, 64) }

@@ -175,7 +175,7 @@ func (r *report) sentences() []string {
 	}
 	if r.compare != nil {
 		a, b := &r.compare.stamped, &r.compare.spread
-		sentences = append(sentences, fmt.Sprintf("Compared with “%s”, it newly refuses %s requests of %s clients, and newly admits %s requests of %s clients.", r.policies.older,
+		sentences = append(sentences, fmt.Sprintf("Compared with “%s”, newly refused: requests %s, clients %s; newly admitted: requests %s, clients %s.", r.policies.older,
 			interval(a.Refused.Requests, b.Refused.Requests), interval(a.Refused.Clients, b.Refused.Clients),
 			interval(a.Admitted.Requests, b.Admitted.Requests), interval(a.Admitted.Clients, b.Admitted.Clients)))
 	}
@@ -215,7 +215,7 @@ func (r *report) read() []string {
 		all = append(all, r.excluded.String())
 	}
 	if b := t.Beyond; b.Requests > 0 {
-		all = append(all, fmt.Sprintf("%s requests of further clients are left out, those of %s first", number(int64(b.Requests)), strings.Join(b.Clients, ", ")))
+		all = append(all, fmt.Sprintf("%s of further clients left out, those of %s first", counted(b.Requests, "request"), strings.Join(b.Clients, ", ")))
 	}
 	return all
 }

@@ -88,13 +88,13 @@ func TestPageSaysWhatTheTerminalSays(t *testing.T) {
 	text := pageOf(t, "-limit", "10/s burst 3", log)
 	assert.Contains(t, text, "“10/s burst 3” would have refused 0 to 2 of 16 requests (up to 12.5 %), of 0 to 1 of 4 clients (up to 25 %).")
 	assert.Contains(t, text, "The first refusal is at 2024-02-29 23:59:30 UTC, the last at 2024-02-29 23:59:30 UTC, and most in one minute are 2 at 2024-02-29 23:59:00 UTC.")
-	assert.Contains(t, text, "<title>2 clients need a burst of 1</title>")
+	assert.Contains(t, text, "<title>2 clients: needed burst 1</title>")
 	assert.Contains(t, text, "<title>Feb 29 23:59:30: 7 admitted, 2 refused</title>")
 	assert.Contains(t, text, "<title>1/s burst 8 suffices for all clients</title>")
 	assert.Contains(t, text, "The log spans 1m1s, less than a week")
 	assert.Contains(t, text, "<li>"+log+": common</li>")
 	compared := pageOf(t, "-config", writeDocument(t, "default: 1/s burst 3"), "-against", writeDocument(t, "default: 1/s burst 2"), log)
-	assert.Contains(t, compared, "it newly refuses 0 requests of 0 clients, and newly admits 2 requests of 1 clients.")
+	assert.Contains(t, compared, "newly refused: requests 0, clients 0; newly admitted: requests 2, clients 1.")
 	assert.Contains(t, compared, "<tr><td>/</td><td>0</td><td>2</td></tr>")
 }
 

@@ -52,7 +52,7 @@ func (e exclusion) String() string {
 	if len(e.clients) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%d requests of %s are left out by choice.", e.requests, strings.Join(e.clients, ", "))
+	return fmt.Sprintf("%s of %s left out by choice.", counted(e.requests, "request"), strings.Join(e.clients, ", "))
 }
 
 // suggestedDocument is the suggestions for limitconfig.
@@ -67,7 +67,7 @@ func (d *suggestedDocument) String() string {
 	if !d.ofRoutes {
 		return ""
 	}
-	return fmt.Sprintf("Together they would have refused %d requests of %d clients.", d.refused.Requests, d.refused.Clients)
+	return fmt.Sprintf("Together they would have refused %s of %s.", counted(d.refused.Requests, "request"), counted(d.refused.Clients, "client"))
 }
 
 // routeReport is what is suggested for a route.

@@ -91,9 +91,9 @@ func (r *report) writeRoutes(w io.Writer) {
 func (r *report) writeReplay(w io.Writer) {
 	y := r.replay
 	fmt.Fprintf(w, "\nReplay of %s:\n", y.name)
-	fmt.Fprintf(w, "as stamped:\trefused %s\tof %s\n", share(y.stamped.Requests, len(r.trace.Requests), "requests"), share(y.stamped.Clients, len(r.trace.Clients), "clients"))
+	fmt.Fprintf(w, "as stamped:\trefused %s\tof %s\n", share(y.stamped.Requests, len(r.trace.Requests), "request"), share(y.stamped.Clients, len(r.trace.Clients), "client"))
 	if y.spread != y.stamped {
-		fmt.Fprintf(w, "evenly spread:\trefused %s\tof %s\n", share(y.spread.Requests, len(r.trace.Requests), "requests"), share(y.spread.Clients, len(r.trace.Clients), "clients"))
+		fmt.Fprintf(w, "evenly spread:\trefused %s\tof %s\n", share(y.spread.Requests, len(r.trace.Requests), "request"), share(y.spread.Clients, len(r.trace.Clients), "client"))
 		fmt.Fprintf(w, "The stamps step by %v. The truth is near or between these two; to know more, %s.\n", r.trace.Resolution, finerStamps)
 	}
 	if r.policies.replay.ChargeIf != nil {
@@ -171,8 +171,16 @@ func interval(stamped, spread int) string {
 	return fmt.Sprintf("%d to %d", min(stamped, spread), max(stamped, spread))
 }
 
-func share(part, all int, what string) string {
-	return fmt.Sprintf("%d %s (%s)", part, what, percent(part, all))
+// counted is a number of things, as in "1 client" and "2 clients".
+func counted(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return number(int64(n)) + " " + thing + "s"
+}
+
+func share(part, all int, thing string) string {
+	return counted(part, thing) + " (" + percent(part, all) + ")"
 }
 
 func percent(part, all int) string {

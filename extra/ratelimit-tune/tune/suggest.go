@@ -16,6 +16,7 @@ type Suggestion struct {
 	Limit   ratelimit.Limit
 	Refused Refused // with what comes in a step of the stamps at once
 	Spread  Refused // with that spread over the step
+	Usual   int64   // the burst with which 99 % of the clients would do at this rate
 }
 
 // Suggest returns one limit per curve, each with the smallest burst that would have refused at most so many clients and
@@ -40,7 +41,7 @@ func Suggest(t *Trace, curves []Curve, most Share) ([]Suggestion, error) {
 			continue
 		}
 		for burst := low; ; burst = (low + high) / 2 { // A larger burst never refuses more requests of a client.
-			s := Suggestion{Limit: c.Rate.Burst(int(burst))}
+			s := Suggestion{Limit: c.Rate.Burst(int(burst)), Usual: c.Quantile(990)}
 			var err error
 			if s.Refused, err = Replay(hit, Together(s.Limit), AtOnce, nil); err != nil {
 				return nil, err

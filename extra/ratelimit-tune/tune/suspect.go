@@ -53,6 +53,7 @@ func (t *Trace) Suspicions() []Suspicion {
 const (
 	week       = 7 * 24 * time.Hour
 	fewClients = 50
+	farMore    = 10 // times the burst with which 99 % of the clients do
 )
 
 // Span is the time from the first request to the end of the last one's stamp.
@@ -107,11 +108,11 @@ func (t *Trace) proxy() string {
 // Outliers says which clients need more than ten times the burst with which 99 % of the clients do, and more than 100. It
 // is nil if none does. Nobody can tell attacks from customers by numbers alone.
 func (t *Trace) Outliers(c *Curve) *Suspicion {
-	const named, times, least = 3, 10, 100
+	const named, least = 3, 100
 	usual := c.Quantile(990)
 	var far []int // clients
 	for client, need := range c.Needs {
-		if need > least && need > usual*times {
+		if need > least && need > farMore*usual {
 			far = append(far, client)
 		}
 	}
@@ -137,7 +138,8 @@ type Confidence string
 // The words.
 const (
 	// Low: a proxy is suspected, or a limiter was at work, or the reading is partial, or there are less than 50 clients
-	// or 12 hours, or some clients need far more than the others, or tokens come back faster than the stamps step.
+	// or 12 hours, or a few clients need far more than the others, or the burst is more than ten times what 99 % of the
+	// clients need, or tokens come back faster than the stamps step.
 	Low Confidence = "low"
 	// Fair: none of that, but less than a week or 1,000 clients, or more than 1 % of the lines missed.
 	Fair Confidence = "fair"
@@ -151,7 +153,7 @@ func (t *Trace) Confidence(s *Suggestion, suspicions []Suspicion) Confidence {
 		return slices.ContainsFunc(suspicions, func(s Suspicion) bool { return slices.Contains(kinds, s.Kind) })
 	}
 	switch {
-	case suspected(SuspectProxy, SuspectLimited, SuspectPartial, SuspectOutlier), len(t.Clients) < fewClients, t.Span() < 12*time.Hour, t.TooFast(s.Limit.Refill):
+	case suspected(SuspectProxy, SuspectLimited, SuspectPartial, SuspectOutlier), len(t.Clients) < fewClients, t.Span() < 12*time.Hour, int64(s.Limit.Capacity) > farMore*s.Usual, t.TooFast(s.Limit.Refill):
 		return Low
 	case suspected(SuspectMissed), t.Span() < week, len(t.Clients) < 1000:
 		return Fair
