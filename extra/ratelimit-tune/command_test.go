@@ -100,6 +100,7 @@ func TestExitCodes(t *testing.T) {
 		{"unread", []string{"no-such.log"}, 1, "no-such.log"},
 		{"unwritten", []string{"-json", "/no-such/out.json", log}, 1, "ratelimit-tune: -json /no-such/out.json: "},
 		{"no log", nil, 2, "ratelimit-tune: no log given: name files, or - for standard input (ratelimit-tune -help lists the flags)"},
+		{"flag behind", []string{log, "-limit", "1/s"}, 2, "a flag stands behind a log: flags go before the logs"},
 		{"flag", []string{"-limits", "1/s", log}, 2, "flag provided but not defined: -limits"},
 		{"limit", []string{"-limit", "1", log}, 2, `rate "1": want tokens/period`},
 		{"unlimited", []string{"-limit", "unlimited", log}, 2, "unlimited refuses nothing"},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -97,6 +98,8 @@ func (s *settings) check() error {
 	switch {
 	case len(s.files) == 0:
 		problem = "no log given: name files, or - for standard input"
+	case slices.ContainsFunc(s.files, func(name string) bool { return len(name) > 1 && name[0] == '-' }):
+		problem = "a flag stands behind a log: flags go before the logs, and a file whose name begins with - is ./-…"
 	case !percent(s.most.Clients) || !percent(s.most.Requests):
 		problem = "-refuse-clients and -refuse-requests are percentages: give 0 to 100"
 	case len(s.limits) > 0 && s.config != "":

@@ -44,7 +44,7 @@ func (t *Trace) Suspicions() []Suspicion {
 		add(true, SuspectProxy, "%s", text)
 	}
 	refused := t.Refused()
-	add(refused > 0, SuspectLimited, "%d answers are 429: a limiter refused them already, and what it kept clients from is not in the log.", refused)
+	add(refused > 0, SuspectLimited, "The log has answers of 429 (%d): a limiter refused them already, and what it kept clients from is not in it.", refused)
 	add(t.Span() < week, SuspectShort, "The log spans %v, less than a week: it may lack the busiest day.", t.Span().Round(time.Second))
 	add(len(t.Clients) < fewClients, SuspectFew, "There are %d clients, fewer than %d: a share of them says little.", len(t.Clients), fewClients)
 	return all
