@@ -51,6 +51,13 @@ func TestDocumentsHaveBucketsForRoutes(t *testing.T) {
 	with(t, map[string]any{"by_route": want}, figures(t, "-config", limits, "-routes", routes, log)["replay"].([]any)[0])
 }
 
+// The keys of a document are those of ByClientIP, which has one for all addresses of a network of IPv6.
+func TestDocumentsNameNetworks(t *testing.T) {
+	log := writeLog(t, "common", []traffic.Request{get("2001:db8::7", "/", 0), get("2001:db8::7", "/", 0), get("2001:db8:1::7", "/", 0), get("2001:db8:1::7", "/", 0)})
+	got := figures(t, "-config", writeDocument(t, "default: 9/h\nkeys: {\"2001:db8::/64\": 1/h}"), log)
+	with(t, map[string]any{"refused_requests": interval3(1, 1, 1), "refused_clients": interval3(1, 1, 1)}, got["replay"].([]any)[0])
+}
+
 func TestDocumentMustGoWithRoutes(t *testing.T) {
 	limits := writeDocument(t, "default: 2/h\nroutes: {GET /user/:id: 1/h}")
 	err := run(io.Discard, []string{"-config", limits, "-route", "GET /users/:id", "no.log"})

@@ -108,6 +108,19 @@ func TestReplayOfRoutesAndPlansDecidesAsMemoryStore(t *testing.T) {
 	})
 }
 
+// One file has whole seconds, and another has a stamp within the second.
+func TestSpreadKeepsTheOrderOfAClient(t *testing.T) {
+	trace := &Trace{Clients: []string{"a", "b"}, Resolution: time.Second}
+	for _, r := range []Request{{Tick: 0, Client: 1}, {Tick: 0}, {Tick: 0}, {Tick: 0}, {Tick: 200_000}, {Tick: second}} {
+		r.Cost = 1
+		trace.Requests = append(trace.Requests, r)
+	}
+	var ticks [2][]int64
+	_, err := Replay(trace, Together(ratelimit.PerSecond(1).Burst(1)), Spread, func(r Request, _ bool) { ticks[r.Client] = append(ticks[r.Client], r.Tick) })
+	require.NoError(t, err)
+	assert.Equal(t, [2][]int64{{0, 333_333, 666_666, 666_666, second}, {0}}, ticks)
+}
+
 func TestUnlimitedIsNotRefused(t *testing.T) {
 	trace := randomTrace(rand.New(rand.NewPCG(1, 1)), 2, 100, time.Unix(1e9, 0))
 	refused, err := Replay(trace, Together(ratelimit.Unlimited...), AtOnce, nil)
