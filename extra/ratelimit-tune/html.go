@@ -34,7 +34,7 @@ type page struct {
 	Facts        []fact
 
 	Frontier    *chart
-	Most        string // what suggestions may refuse
+	Most        string // that suggestions may refuse
 	Given       bool   // limits are marked that were replayed
 	Suggestions []suggestionRow
 
@@ -96,7 +96,7 @@ func (r *report) page() *page {
 			{"requests", number(int64(len(t.Requests)))}, {"clients", number(int64(len(t.Clients)))},
 		},
 		Sentences: r.sentences(), Unknown: r.unknown(), Read: r.read(),
-		Most: fmt.Sprintf("at most %g %% of the clients and %g %% of the requests", r.most.Clients*100, r.most.Requests*100),
+		Most: r.shares(),
 	}
 	if n := len(t.Requests); n > 0 {
 		p.Facts = append(p.Facts, fact{"from", at(t.Requests[0].Tick)}, fact{"to", at(t.Requests[n-1].Tick)}, fact{"stamps step by", t.Resolution.String()})
@@ -168,7 +168,7 @@ func (r *report) sentences() []string {
 		interval(y.stamped.Clients, y.spread.Clients), number(int64(len(t.Clients))), upTo(y.stamped.Clients, y.spread.Clients, len(t.Clients)))
 	sentences := []string{text}
 	if s := r.picked(); s != nil && r.policies.replay == nil {
-		sentences[0] += fmt.Sprintf(" Of the limits that keep to the shares it admits the least in a minute. Confidence: %s.", t.Confidence(s, r.suspicions))
+		sentences[0] += fmt.Sprintf(" Of the limits that refuse %s it admits the least in a minute. Confidence: %s.", r.shares(), t.Confidence(s, r.suspicions))
 	}
 	if y.tally.Refused > 0 {
 		sentences = append(sentences, fmt.Sprintf("The first refusal is at %s, the last at %s, and most in one minute are %s at %s.", at(y.tally.First), at(y.tally.Last), number(int64(y.tally.InBusiest)), at(y.tally.Busiest)))

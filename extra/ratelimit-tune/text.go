@@ -48,7 +48,7 @@ func (r *report) writeSuggestions(w io.Writer) {
 	if fast {
 		fmt.Fprintf(w, "* Tokens come back faster than the stamps step (%v), so the log cannot tell: %s.\n", r.trace.Resolution, finerStamps)
 	}
-	fmt.Fprintf(w, "\nLimits that refuse at most %g %% of the clients and %g %% of the requests:\n", r.most.Clients*100, r.most.Requests*100)
+	fmt.Fprintf(w, "\nLimits that refuse %s:\n", r.shares())
 	if r.pick < 0 {
 		fmt.Fprintln(w, "none: the costs are too large to be counted at these rates")
 		return
@@ -67,6 +67,11 @@ func (r *report) writeSuggestions(w io.Writer) {
 		fmt.Fprintf(w, "\n%v\n", &r.document)
 	}
 	r.writeHit(w)
+}
+
+// shares is what a suggestion may refuse.
+func (r *report) shares() string {
+	return fmt.Sprintf("at most %g %% of the clients and %g %% of the requests", r.most.Clients*100, r.most.Requests*100)
 }
 
 const finerStamps = `log milliseconds, as nginx does with $msec and Apache with %{usec}t`
