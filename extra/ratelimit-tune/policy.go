@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -120,17 +121,13 @@ func policyOf(c *limitconfig.Config, charge func(status int) bool) *tune.Policy 
 
 // document is a suggestion as a document for limitconfig. Routes have buckets of their own in it.
 func document(general ratelimit.Limit, routes map[string]ratelimit.Limit) string {
-	text := fmt.Sprintf("default: %v\n", general)
+	var text strings.Builder
+	fmt.Fprintf(&text, "default: %v\n", general)
 	if len(routes) > 0 {
-		text += "routes:\n"
+		text.WriteString("routes:\n")
 	}
-	names := make([]string, 0, len(routes))
-	for name := range routes {
-		names = append(names, name)
+	for _, name := range slices.Sorted(maps.Keys(routes)) {
+		fmt.Fprintf(&text, "  %q: %v\n", name, routes[name])
 	}
-	slices.Sort(names)
-	for _, name := range names {
-		text += fmt.Sprintf("  %q: %v\n", name, routes[name])
-	}
-	return text
+	return text.String()
 }

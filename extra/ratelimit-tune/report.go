@@ -277,13 +277,13 @@ func (r *report) replayOfPick() (*replayReport, error) {
 }
 
 // mostHit returns the clients of which most requests are refused, and then those that need the largest bursts.
-func (r *replayReport) mostHit(t *tune.Trace) []hitClient {
+func (y *replayReport) mostHit(t *tune.Trace) []hitClient {
 	const shown = 15
 	all := make([]hitClient, len(t.Clients))
-	for i, tally := range r.tally.ByClient {
+	for i, tally := range y.tally.ByClient {
 		all[i] = hitClient{name: t.Clients[i], ClientTally: tally, agents: t.Agents[i]}
-		if r.needs != nil {
-			all[i].need = r.needs[i]
+		if y.needs != nil {
+			all[i].need = y.needs[i]
 		}
 	}
 	slices.SortStableFunc(all, func(a, b hitClient) int {
