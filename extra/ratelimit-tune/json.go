@@ -22,6 +22,7 @@ type jsonReport struct {
 		Resolution float64         `json:"resolution_seconds"`
 		Partial    bool            `json:"partial"`
 		Beyond     int             `json:"requests_of_further_clients"`
+		Warnings   []string        `json:"warnings"` // what is odd about the files
 		Suspicions []jsonSuspicion `json:"suspicions"`
 	} `json:"read"`
 	Frontier    []jsonCurve      `json:"frontier"`
@@ -123,7 +124,7 @@ func newJSON(r *report) *jsonReport {
 	if n := len(t.Requests); n > 0 {
 		j.Read.From, j.Read.To = utc(t.Requests[0].Tick), utc(t.Requests[n-1].Tick)
 	}
-	j.Read.Suspicions = []jsonSuspicion{}
+	j.Read.Warnings, j.Read.Suspicions = append([]string{}, t.Warnings...), []jsonSuspicion{}
 	for _, s := range r.suspicions {
 		j.Read.Suspicions = append(j.Read.Suspicions, jsonSuspicion(s))
 	}

@@ -98,7 +98,7 @@ func TestNamesInJSON(t *testing.T) {
 		return names
 	}
 	assert.ElementsMatch(t, []string{"read", "frontier", "replay", "compare", "suggestions", "routes", "clients"}, names(got))
-	assert.ElementsMatch(t, []string{"lines", "requests", "missed", "clients", "from", "to", "resolution_seconds", "partial", "requests_of_further_clients", "suspicions"}, names(got["read"]))
+	assert.ElementsMatch(t, []string{"lines", "requests", "missed", "clients", "from", "to", "resolution_seconds", "partial", "requests_of_further_clients", "warnings", "suspicions"}, names(got["read"]))
 	assert.ElementsMatch(t, []string{"rate", "burst", "below_resolution"}, names(got["frontier"].([]any)[0]))
 	assert.ElementsMatch(t, []string{"limit", "refused_requests", "refused_clients", "first", "last", "busiest_minute", "by_route"}, names(got["replay"].([]any)[0]))
 	assert.ElementsMatch(t, []string{"limit", "refused_requests", "refused_clients", "confidence", "picked"}, names(got["suggestions"].([]any)[0]))
