@@ -83,3 +83,19 @@ func TestRouteMistakesNameTheFix(t *testing.T) {
 	_, err = NewRouter([]Route{{"get", "/a"}})
 	require.ErrorContains(t, err, `ratelimit-tune: route "get /a": http method get is not valid`)
 }
+
+func FuzzRouter(f *testing.F) {
+	router, err := NewRouter([]Route{{"GET", "/users/:id"}, {"", "/files/*path"}, {"GET", "/files/*path"}})
+	require.NoError(f, err)
+	names := make(map[string]bool)
+	for _, r := range router.Engine().Routes() {
+		names[r.Method+" "+r.Path] = true
+	}
+	f.Add([]byte("GET"), []byte("/users/%2e"))
+	f.Add([]byte("PUT"), []byte("//files/../\xff"))
+	f.Fuzz(func(t *testing.T, method, path []byte) {
+		if route := router.Route(method, path); route != NoRoute {
+			assert.True(t, names[route], route)
+		}
+	})
+}
