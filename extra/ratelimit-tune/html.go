@@ -191,7 +191,7 @@ func (r *report) unknown() []string {
 	}
 	all = append(all,
 		"Clients that are refused try again, or stay away. A replay goes on with what they asked for when nobody refused them.",
-		"What a CDN, a proxy or another limiter refused is not in the log. Attacks of the past are in it, and are not left out.",
+		"What a CDN, a proxy or another limiter refused is not in the log. Attacks of the past are in it, and are left out only by choice.",
 		"A client is the log's address. Behind one address may be an office or a carrier's customers, and one person may have several.",
 		"A share of clients counts those with one request like those with thousands.")
 	if r.policies.replay != nil && r.policies.replay.ChargeIf != nil {

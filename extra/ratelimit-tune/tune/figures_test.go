@@ -119,7 +119,7 @@ func TestFrontierOfNASA(t *testing.T) {
 
 func TestReplayOfNASA(t *testing.T) {
 	trace := nasa(t)
-	require.True(t, trace.WholeSeconds())
+	require.Equal(t, time.Second, trace.Resolution)
 	for _, test := range []struct {
 		limit   string
 		reading Reading

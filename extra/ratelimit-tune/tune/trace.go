@@ -165,9 +165,6 @@ func (t *Trace) Refused() (requests int) {
 	return requests
 }
 
-// WholeSeconds reports whether every stamp is of a whole second.
-func (t *Trace) WholeSeconds() bool { return t.Resolution == time.Second }
-
 // TooFast reports whether tokens come back at the rate within one step of the stamps. Of such rates the log cannot tell
 // whether requests had to wait for them.
 func (t *Trace) TooFast(rate ratelimit.Rate) bool {
