@@ -95,29 +95,35 @@ func (p *plot) xTitle(text string) {
 // frontierChart draws bursts over rates, both in logarithmic scales.
 func (r *report) frontierChart(given []ratelimit.Limit) *chart {
 	p := newPlot("smallest sufficient bursts over rates", 430)
-	most := int64(4)
+	most, low := int64(4), int64(math.MaxInt64)
 	for _, c := range r.curves {
-		most = max(most, c.Quantile(1000))
+		most, low = max(most, c.Quantile(1000)), min(low, c.Quantile(900))
 	}
 	for _, l := range given {
-		most = max(most, int64(l.Capacity))
+		most, low = max(most, int64(l.Capacity)), min(low, int64(l.Capacity))
+	}
+	least := int64(1)
+	for least <= low/10 {
+		least *= 10
 	}
 	first, last := perSecond(r.curves[0].Rate), perSecond(r.curves[len(r.curves)-1].Rate)
 	x := func(rate ratelimit.Rate) float64 { return math.Log(perSecond(rate)/first) / math.Log(last/first) }
-	y := func(burst int64) float64 { return math.Log(float64(burst)) / math.Log(float64(most)*1.15) }
+	y := func(burst int64) float64 {
+		return math.Log(float64(burst)/float64(least)) / math.Log(float64(most)/float64(least)*1.15)
+	}
 
-	if fastest := (ratelimit.Rate{Tokens: 1, Per: r.trace.Resolution}); perSecond(fastest) < last {
+	if fastest := (ratelimit.Rate{Tokens: int(r.trace.TypicalCost()), Per: r.trace.Resolution}); perSecond(fastest) < last {
 		from := max(0, x(fastest))
 		left, top := p.at(from, 1)
 		p.Bands = append(p.Bands, box{left, top, tenth(p.right() - left), p.box.Height})
 		p.Texts = append(p.Texts, label{"mid", fmt.Sprintf("faster than the stamps (%v): the log cannot tell", r.trace.Resolution), (left + p.right()) / 2, top + 16})
 	}
-	for _, burst := range oneTwoFive(most) {
-		p.yTick(y(burst), number(burst))
+	for _, burst := range oneTwoFive(least, most) {
+		p.yTick(y(burst), brief(burst))
 	}
 	for i, named := 0, -1.; i < len(r.curves); i++ {
 		rate, name := r.curves[i].Rate, r.curves[i].Rate.String()
-		if at := x(rate); at-named < .06 {
+		if at := x(rate); at-named < .02+.009*float64(len(name)) {
 			name = "" // There is no room.
 		} else {
 			named = at
@@ -133,7 +139,7 @@ func (r *report) frontierChart(given []ratelimit.Limit) *chart {
 		d := dot{"candidate", fmt.Sprintf("%v: refused requests %s, clients %s", s.Limit, interval(s.Refused.Requests, s.Spread.Requests), interval(s.Refused.Clients, s.Spread.Clients)), cx, cy, 4.5}
 		if i == r.pick {
 			d.Class, d.R = "best", 7
-			p.Texts = append(p.Texts, label{"strong", s.Limit.String(), cx + 10, cy - 9})
+			p.mark(s.Limit, cx, cy-9)
 		}
 		p.Dots = append(p.Dots, d)
 	}
@@ -141,9 +147,18 @@ func (r *report) frontierChart(given []ratelimit.Limit) *chart {
 		at := min(1, max(0, x(l.Refill)))
 		cx, cy := p.at(at, y(int64(l.Capacity)))
 		p.Dots = append(p.Dots, dot{"given", "replayed: " + l.String(), cx, cy, 6})
-		p.Texts = append(p.Texts, label{"strong", l.String(), cx + 10, cy + 16})
+		p.mark(l, cx, cy+16)
 	}
 	return p.chart
+}
+
+// mark names a limit beside its place.
+func (p *plot) mark(l ratelimit.Limit, x, y float64) {
+	if x > p.X+p.box.Width*.8 {
+		p.Texts = append(p.Texts, label{"strong end", l.String(), x - 10, y})
+		return
+	}
+	p.Texts = append(p.Texts, label{"strong", l.String(), x + 10, y})
 }
 
 // drawCurves draws a curve for each share of the clients, and its name at the end.
@@ -169,13 +184,13 @@ func (r *report) drawCurves(p *plot, x func(ratelimit.Rate) float64, y func(int6
 
 func perSecond(r ratelimit.Rate) float64 { return float64(r.Tokens) / r.Per.Seconds() }
 
-// oneTwoFive returns 1, 2, 5, 10, … up to the most, or powers of ten if those are many.
-func oneTwoFive(most int64) (ticks []int64) {
+// oneTwoFive returns 1, 2, 5, 10, … times the least up to the most, or powers of ten if those are many.
+func oneTwoFive(least, most int64) (ticks []int64) {
 	steps := []int64{1, 2, 5}
-	if most > 1e5 {
+	if most/least > 1e5 {
 		steps = steps[:1]
 	}
-	for unit := int64(1); unit <= most && unit > 0 && unit < math.MaxInt64/10; unit *= 10 {
+	for unit := least; unit <= most && unit < math.MaxInt64/10; unit *= 10 {
 		for _, step := range steps {
 			if unit*step <= most {
 				ticks = append(ticks, unit*step)
@@ -216,7 +231,7 @@ func (y *replayReport) timeChart() *chart {
 		column(p, "refused", s.Admitted, s.Refused, most)
 		column(lower, "refused", 0, s.Refused, mostRefused)
 		p.Bars = append(p.Bars, bar{box{left, p.Y, tenth(width), tenth(lower.bottom() - p.Y)}, "column",
-			fmt.Sprintf("%s: %s admitted, %s refused", time.UnixMicro(start+int64(i)*step).UTC().Format("Jan 2 15:04:05"), number(int64(s.Admitted)), number(int64(s.Refused)))})
+			fmt.Sprintf("%s: %s admitted, %s refused", time.UnixMicro(start+int64(i)*step).UTC().Format("Jan 2 15:04:05"), number(s.Admitted), number(s.Refused))})
 	}
 	lower.timeTicks(y.tally)
 	p.Texts = append(p.Texts, label{"end", "requests", p.X - 8, 12}, label{"end", "refused", p.X - 8, lower.Y - 10})
@@ -231,7 +246,7 @@ func (p *plot) countTicks(most, ticks int) int {
 	}
 	height := (most + step - 1) / step * step
 	for n := step; n <= height; n += step {
-		p.yTick(float64(n)/float64(height), number(int64(n)))
+		p.yTick(float64(n)/float64(height), number(n))
 	}
 	return height
 }
@@ -268,12 +283,16 @@ func (p *plot) timeTicks(t *tune.Tally) {
 func needsChart(needs []int64, burst int64) *chart {
 	p := newPlot("clients by needed burst", 300)
 	counts := make(map[int64]int) // by the upper end of the bar
-	ends := []int64{0}
-	most := int64(1)
+	most, least := int64(1), int64(math.MaxInt64)
 	for _, need := range needs {
-		most = max(most, need)
+		most, least = max(most, need), min(least, need)
 	}
-	for end := int64(1); ; end *= 2 {
+	end := int64(1)
+	for end < least {
+		end *= 2
+	}
+	ends := []int64{end / 2} // The first bar begins after it.
+	for ; ; end *= 2 {
 		if before := ends[len(ends)-1]; before < burst && burst < end {
 			ends = append(ends, burst)
 		}
@@ -296,7 +315,7 @@ func needsChart(needs []int64, burst int64) *chart {
 	}
 	height := func(count int) float64 { return math.Log1p(float64(count)) / math.Log1p(float64(largest)) * .92 }
 	for decade := 1; decade <= largest; decade *= 10 {
-		p.yTick(height(decade), number(int64(decade)))
+		p.yTick(height(decade), number(decade))
 	}
 	width := 1 / float64(len(ends)-1)
 	for i, end := range ends[1:] {
@@ -316,7 +335,10 @@ func needsChart(needs []int64, burst int64) *chart {
 			p.Bars = append(p.Bars, bar{box{left, top, tenth(p.box.Width * width * .84), tenth(bottom - top)}, class, fmt.Sprintf("%s: needed burst %s", counted(count, "client"), name)})
 		}
 		at, top := p.at(middle, height(count))
-		p.Texts = append(p.Texts, label{"mid strong", number(int64(count)), at, top - 5})
+		p.Texts = append(p.Texts, label{"mid strong", number(count), at, top - 5})
+		if len(ends) > 12 {
+			name = "≤ " + brief(end)
+		}
 		p.xTick(middle, name)
 	}
 	p.Texts = append(p.Texts, label{"end", "clients", p.X - 8, 12})
@@ -324,8 +346,21 @@ func needsChart(needs []int64, burst int64) *chart {
 	return p.chart
 }
 
+// brief is about a number, as in 1.05M.
+func brief(n int64) string {
+	const units = " kMGTP"
+	x, unit := float64(n), 0
+	for x >= 10_000 || unit > 0 && x >= 1000 {
+		x, unit = x/1000, unit+1
+	}
+	if unit == 0 {
+		return fmt.Sprint(n)
+	}
+	return fmt.Sprintf("%.3g%c", x, units[unit])
+}
+
 // number is a number with commas, as in 12,345.
-func number(n int64) string {
+func number[N int | int64](n N) string {
 	text := fmt.Sprint(n)
 	for i := len(text) - 3; i > 0; i -= 3 {
 		text = text[:i] + "," + text[i:]

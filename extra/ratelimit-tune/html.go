@@ -90,10 +90,10 @@ func (r *report) page() *page {
 	hash := sha256.Sum256([]byte(pageStyle))
 	p := &page{
 		Policy: "default-src 'none'; style-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) + "'; base-uri 'none'; form-action 'none'",
-		Style:  template.CSS(pageStyle), Requests: number(int64(len(t.Requests))), Suspicions: r.suspicions,
+		Style:  template.CSS(pageStyle), Requests: number(len(t.Requests)), Suspicions: r.suspicions,
 		Facts: []fact{
-			{"lines", number(int64(t.Lines))}, {"not read", number(int64(t.Misses))},
-			{"requests", number(int64(len(t.Requests)))}, {"clients", number(int64(len(t.Clients)))},
+			{"lines", number(t.Lines)}, {"not read", number(t.Misses)},
+			{"requests", number(len(t.Requests))}, {"clients", number(len(t.Clients))},
 		},
 		Sentences: r.sentences(), Unknown: r.unknown(), Read: r.read(),
 		Most: r.shares(),
@@ -124,16 +124,16 @@ func (r *report) replayOn(p *page) {
 	_, step := y.tally.Span()
 	p.Step = short(time.Duration(step) * time.Microsecond)
 	if y.needs != nil {
-		p.Needs, p.NeedsRate, p.NeedsBurst, p.HasNeed = needsChart(y.needs, int64(y.limit.Capacity)), y.limit.Refill.String(), number(int64(y.limit.Capacity)), true
+		p.Needs, p.NeedsRate, p.NeedsBurst, p.HasNeed = needsChart(y.needs, int64(y.limit.Capacity)), y.limit.Refill.String(), number(y.limit.Capacity), true
 	} else if s := r.picked(); s != nil {
 		for _, c := range r.curves {
 			if c.Rate == s.Limit.Refill {
-				p.Needs, p.NeedsRate, p.NeedsBurst = needsChart(c.Needs, int64(s.Limit.Capacity)), c.Rate.String()+", the rate of the suggestion", number(int64(s.Limit.Capacity))
+				p.Needs, p.NeedsRate, p.NeedsBurst = needsChart(c.Needs, int64(s.Limit.Capacity)), c.Rate.String()+", the rate of the suggestion", number(s.Limit.Capacity)
 			}
 		}
 	}
 	for _, route := range r.routes {
-		row := routeRow{clip(route.name), number(int64(route.requests)), number(int64(route.clients)), number(int64(y.tally.ByRoute[route.index])), "–", route.confidence}
+		row := routeRow{clip(route.name), number(route.requests), number(route.clients), number(y.tally.ByRoute[route.index]), "–", route.confidence}
 		if route.suggestion != nil {
 			row.Limit = route.suggestion.Limit.String()
 		}
@@ -143,11 +143,11 @@ func (r *report) replayOn(p *page) {
 		c := &r.compare.stamped
 		rows, _ := top(c.ByRoute, changed)
 		for _, route := range rows {
-			p.Changes = append(p.Changes, changeRow{clip(r.trace.Routes[route]), number(int64(c.ByRoute[route].Refused)), number(int64(c.ByRoute[route].Admitted))})
+			p.Changes = append(p.Changes, changeRow{clip(r.trace.Routes[route]), number(c.ByRoute[route].Refused), number(c.ByRoute[route].Admitted)})
 		}
 	}
 	for _, h := range y.hit {
-		p.Hit = append(p.Hit, hitRow{clip(h.name), number(int64(h.Requests)), number(int64(h.Refused)), percent(h.Succeeded, h.Requests), agents(h.agents), number(h.need)})
+		p.Hit = append(p.Hit, hitRow{clip(h.name), number(h.Requests), number(h.Refused), percent(h.Succeeded, h.Requests), agents(h.agents), number(h.need)})
 	}
 }
 
@@ -164,14 +164,14 @@ func (r *report) sentences() []string {
 		return "up to " + percent(max(stamped, spread), all)
 	}
 	text := fmt.Sprintf("“%s” would have refused %s of %s requests (%s), of %s of %s clients (%s).", y.name,
-		interval(y.stamped.Requests, y.spread.Requests), number(int64(len(t.Requests))), upTo(y.stamped.Requests, y.spread.Requests, len(t.Requests)),
-		interval(y.stamped.Clients, y.spread.Clients), number(int64(len(t.Clients))), upTo(y.stamped.Clients, y.spread.Clients, len(t.Clients)))
+		interval(y.stamped.Requests, y.spread.Requests), number(len(t.Requests)), upTo(y.stamped.Requests, y.spread.Requests, len(t.Requests)),
+		interval(y.stamped.Clients, y.spread.Clients), number(len(t.Clients)), upTo(y.stamped.Clients, y.spread.Clients, len(t.Clients)))
 	sentences := []string{text}
 	if s := r.picked(); s != nil && r.policies.replay == nil {
 		sentences[0] += fmt.Sprintf(" Of the limits that refuse %s it admits the least in a minute. Confidence: %s.", r.shares(), t.Confidence(s, r.suspicions))
 	}
 	if y.tally.Refused > 0 {
-		sentences = append(sentences, fmt.Sprintf("The first refusal is at %s, the last at %s, and most in one minute are %s at %s.", at(y.tally.First), at(y.tally.Last), number(int64(y.tally.InBusiest)), at(y.tally.Busiest)))
+		sentences = append(sentences, fmt.Sprintf("The first refusal is at %s, the last at %s, and most in one minute are %s at %s.", at(y.tally.First), at(y.tally.Last), number(y.tally.InBusiest), at(y.tally.Busiest)))
 	}
 	if r.compare != nil {
 		a, b := &r.compare.stamped, &r.compare.spread

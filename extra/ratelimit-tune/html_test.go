@@ -99,8 +99,11 @@ func TestPageSaysWhatTheTerminalSays(t *testing.T) {
 }
 
 func TestNumbersAndDurationsAreShort(t *testing.T) {
-	for n, want := range map[int64]string{0: "0", 999: "999", 1000: "1,000", 12_345_678: "12,345,678"} {
+	for n, want := range map[int]string{0: "0", 999: "999", 1000: "1,000", 12_345_678: "12,345,678"} {
 		assert.Equal(t, want, number(n))
+	}
+	for n, want := range map[int64]string{0: "0", 9999: "9999", 10_000: "10k", 1 << 20: "1.05M", 1 << 52: "4.5P"} {
+		assert.Equal(t, want, brief(n))
 	}
 	for d, want := range map[time.Duration]string{time.Second: "1s", 90 * time.Second: "1m30s", 10 * time.Minute: "10m", 2 * time.Hour: "2h"} {
 		assert.Equal(t, want, short(d))

@@ -21,6 +21,15 @@ var candidates = []ratelimit.Rate{
 	{Tokens: 500, Per: time.Second},
 }
 
+// candidatesOf returns the candidates for a log whose requests cost so much: rates of typical requests.
+func candidatesOf(t *tune.Trace) []ratelimit.Rate {
+	rates := slices.Clone(candidates)
+	for i := range rates {
+		rates[i].Tokens *= int(t.TypicalCost())
+	}
+	return rates
+}
+
 // report is all that is found out, for the terminal, JSON and HTML alike.
 type report struct {
 	trace      *tune.Trace
@@ -140,7 +149,7 @@ func newReport(t *tune.Trace, s *settings, p *policies) (*report, error) {
 }
 
 func (r *report) suggest() (err error) {
-	if r.curves, err = tune.Frontier(r.trace, candidates); err != nil {
+	if r.curves, err = tune.Frontier(r.trace, candidatesOf(r.trace)); err != nil {
 		return err
 	}
 	if r.suggestions, err = tune.Suggest(r.trace, r.curves, r.most); err != nil {
@@ -209,7 +218,7 @@ func (r *report) suggestByRoute(suspicions []tune.Suspicion) error {
 			continue
 		}
 		part := t.OnRoute(route)
-		curves, err := tune.Frontier(part, candidates)
+		curves, err := tune.Frontier(part, candidatesOf(part))
 		if err != nil {
 			return err
 		}
@@ -230,7 +239,7 @@ func (r *report) suggestByRoute(suspicions []tune.Suspicion) error {
 // withOutliers adds a suspicion of clients that need far more than the others, at the rate where people and programs part.
 func withOutliers(suspicions []tune.Suspicion, t *tune.Trace, curves []tune.Curve) []tune.Suspicion {
 	for i := range curves {
-		if curves[i].Rate == ratelimit.PerSecond(1) {
+		if curves[i].Rate == ratelimit.PerSecond(int(t.TypicalCost())) {
 			if outliers := t.Outliers(&curves[i]); outliers != nil {
 				return append(slices.Clip(suspicions), *outliers)
 			}

@@ -46,7 +46,7 @@ func (r *report) writeSuggestions(w io.Writer) {
 		fmt.Fprintf(w, "%v%s\t%d\t%d\t%d\t%d\t%d\n", c.Rate, mark, c.Quantile(900), c.Quantile(950), c.Quantile(990), c.Quantile(999), c.Quantile(1000))
 	}
 	if fast {
-		fmt.Fprintf(w, "* Tokens come back faster than the stamps step (%v), so the log cannot tell: %s.\n", r.trace.Resolution, finerStamps)
+		fmt.Fprintf(w, "* The tokens of a request come back faster than the stamps step (%v), so the log cannot tell: %s.\n", r.trace.Resolution, finerStamps)
 	}
 	fmt.Fprintf(w, "\nLimits that refuse %s:\n", r.shares())
 	if r.pick < 0 {
@@ -171,9 +171,9 @@ func changed(c tune.RouteComparison) int { return c.Refused + c.Admitted }
 // interval is a figure by both readings.
 func interval(stamped, spread int) string {
 	if stamped == spread {
-		return fmt.Sprint(stamped)
+		return number(stamped)
 	}
-	return fmt.Sprintf("%d to %d", min(stamped, spread), max(stamped, spread))
+	return number(min(stamped, spread)) + " to " + number(max(stamped, spread))
 }
 
 // counted is a number of things, as in "1 client" and "2 clients".
@@ -181,7 +181,7 @@ func counted(n int, thing string) string {
 	if n == 1 {
 		return "1 " + thing
 	}
-	return number(int64(n)) + " " + thing + "s"
+	return number(n) + " " + thing + "s"
 }
 
 func share(part, all int, thing string) string {

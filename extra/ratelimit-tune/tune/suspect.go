@@ -105,14 +105,14 @@ func (t *Trace) proxy() string {
 	return ""
 }
 
-// Outliers says which clients need more than ten times the burst with which 99 % of the clients do, and more than 100. It
-// is nil if none does. Nobody can tell attacks from customers by numbers alone.
+// Outliers says which clients need more than ten times the burst with which 99 % of the clients do, and more than that of
+// 100 typical requests. It is nil if none does. Nobody can tell attacks from customers by numbers alone.
 func (t *Trace) Outliers(c *Curve) *Suspicion {
 	const named, least = 3, 100
 	usual := c.Quantile(990)
 	var far []int // clients
 	for client, need := range c.Needs {
-		if need > least && need > farMore*usual {
+		if need > least*t.TypicalCost() && need > farMore*usual {
 			far = append(far, client)
 		}
 	}
@@ -139,7 +139,7 @@ type Confidence string
 const (
 	// Low: a proxy is suspected, or a limiter was at work, or the reading is partial, or there are less than 50 clients
 	// or 12 hours, or a few clients need far more than the others, or the burst is more than ten times what 99 % of the
-	// clients need, or tokens come back faster than the stamps step.
+	// clients need, or the tokens of a typical request come back faster than the stamps step.
 	Low Confidence = "low"
 	// Fair: none of that, but less than a week or 1,000 clients, or more than 1 % of the lines missed.
 	Fair Confidence = "fair"

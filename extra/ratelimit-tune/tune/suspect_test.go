@@ -169,3 +169,21 @@ func TestTallyHasFewSteps(t *testing.T) {
 		assert.Equal(t, 40, count)
 	}
 }
+
+func TestTypicalCost(t *testing.T) {
+	for costs, want := range map[[3]int32]int64{{1, 1, 1}: 1, {0, 0, 0}: 1, {9, 10, 10}: 1, {10, 10, 10}: 10, {1, 1, 2998}: 1000} {
+		trace := &Trace{Clients: []string{"a"}, Agents: []uint16{0}, Resolution: time.Second}
+		for _, cost := range costs {
+			trace.Requests = append(trace.Requests, Request{Cost: cost})
+		}
+		assert.Equal(t, want, trace.TypicalCost(), costs)
+		rate := ratelimit.PerSecond(int(want))
+		assert.False(t, trace.TooFast(rate))
+		rate.Tokens++
+		assert.True(t, trace.TooFast(rate))
+	}
+	assert.EqualValues(t, 1, new(Trace).TypicalCost())
+	trace := &Trace{Clients: []string{"a"}, Agents: []uint16{0}, Requests: []Request{{Cost: 10}, {Cost: 1, Route: 1}}}
+	assert.EqualValues(t, 1, trace.TypicalCost())
+	assert.EqualValues(t, 10, trace.OnRoute(0).TypicalCost())
+}

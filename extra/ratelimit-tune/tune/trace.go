@@ -40,6 +40,8 @@ type Trace struct {
 	Missed []Miss // the first few lines that did not parse
 	Misses int    // all lines that did not parse
 
+	typicalCost int64 // 0: not known yet
+
 	Warnings []string // what is odd about the files, as in "access.log: the file is empty"
 }
 
@@ -129,7 +131,7 @@ func (t *Trace) only(keep func(*Request) bool) *Trace {
 	count := 0
 	index := make([]int32, len(t.Clients)) // of those that are kept, from 1
 	part := *t
-	part.Clients, part.Agents = nil, nil
+	part.Clients, part.Agents, part.typicalCost = nil, nil, 0
 	for i := range t.Requests {
 		r := &t.Requests[i]
 		if !keep(r) {
@@ -165,8 +167,23 @@ func (t *Trace) Refused() (requests int) {
 	return requests
 }
 
-// TooFast reports whether tokens come back at the rate within one step of the stamps. Of such rates the log cannot tell
-// whether requests had to wait for them.
+// TypicalCost is the power of ten at or below the mean cost of a request: 1 where each costs one token.
+func (t *Trace) TypicalCost() int64 {
+	if t.typicalCost == 0 {
+		sum := int64(0)
+		for i := range t.Requests {
+			sum += int64(t.Requests[i].Cost)
+		}
+		t.typicalCost = 1
+		for t.typicalCost*10*int64(len(t.Requests)) <= sum && sum > 0 {
+			t.typicalCost *= 10
+		}
+	}
+	return t.typicalCost
+}
+
+// TooFast reports whether the tokens of a typical request come back at the rate within one step of the stamps. Of such
+// rates the log cannot tell whether requests had to wait for them.
 func (t *Trace) TooFast(rate ratelimit.Rate) bool {
-	return float64(rate.Per) < float64(rate.Tokens)*float64(t.Resolution)
+	return float64(rate.Per)*float64(t.TypicalCost()) < float64(rate.Tokens)*float64(t.Resolution)
 }
