@@ -199,6 +199,11 @@ func (c *Config) Routes() []string {
 	return slices.Sorted(maps.Values(c.rules.Load().named))
 }
 
+// Plans returns the names of the plans in the document, sorted: "enterprise", "pro".
+func (c *Config) Plans() []string {
+	return slices.Sorted(maps.Keys(c.rules.Load().plans))
+}
+
 // RouteKey is the key of the buckets that a client has on a route which the document names, for Limiter.Reset:
 //
 //	limiter.Reset(ctx, limitconfig.RouteKey("POST /login", "192.0.2.7"))

@@ -171,8 +171,11 @@ func TestBucketIsTheMostParticularRouteThatIsNamedAnywhere(t *testing.T) {
 	}
 }
 
-func TestRoutesAreSorted(t *testing.T) {
-	c := mustLoad(t, `{default: 9/s, routes: {POST /x: 1/s, /y: 1/s}, plans: {p: {routes: {GET /x: 2/s, /y: 2/s}}}}`, WithPlan(planOf))
+func TestRoutesAndPlansAreSorted(t *testing.T) {
+	c := mustLoad(t, `{default: 9/s, routes: {POST /x: 1/s, /y: 1/s}, plans: {p: {routes: {GET /x: 2/s, /y: 2/s}}, a: 1/s}}`, WithPlan(planOf))
+	if got := strings.Join(c.Plans(), ", "); got != "a, p" {
+		t.Error(got)
+	}
 	if got := strings.Join(c.Routes(), ", "); got != "/y, GET /x, POST /x" {
 		t.Error(got)
 	}

@@ -1,12 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
 	"strings"
-
-	"github.com/gin-ratelimit/ratelimit/extra/ratelimit-tune/tune"
 )
 
 // allowances are what a replay may refuse before the exit code is 3.
@@ -66,10 +65,10 @@ func (a *allowances) judge(r *report) error {
 	if !a.given() {
 		return nil
 	}
-	what, worst := "refused", tune.Refused{}
-	if r.replay != nil {
-		worst = r.worst()
+	if r.replay == nil {
+		return errors.New("ratelimit-tune: -max-refused-clients and -max-refused-requests have nothing to judge: the logs have no requests")
 	}
+	what, worst := "refused", r.worst()
 	if r.compare != nil {
 		what = "newly refused"
 	}

@@ -74,6 +74,9 @@ func TestPlansAndCostsComeFromFields(t *testing.T) {
 	limits := writeDocument(t, "default: 3/h\nplans: {pro: 10/h}")
 	got := figures(t, "-fields", "client=ip,time=at,plan=plan,cost=cost", "-config", limits, log)
 	with(t, map[string]any{"refused_requests": interval3(2, 2, 2), "refused_clients": interval3(2, 2, 2)}, got["replay"].([]any)[0])
+	forgotten := `note: No request has a plan, and there are limits for "pro": name the field of the log that has it, as in -fields plan=…`
+	assert.Contains(t, printed(t, "-fields", "client=ip,time=at", "-config", limits, log), forgotten)
+	assert.NotContains(t, printed(t, "-fields", "client=ip,time=at,plan=plan", "-config", limits, log), forgotten)
 }
 
 func TestChargeStatus(t *testing.T) {
@@ -120,6 +123,7 @@ func TestExitCodes(t *testing.T) {
 		{"no allowance", []string{"-max-refused-clients", "1.5", "-limit", "1/s", log}, 2, "give a count as in 12, or a percentage as in 0.5%"},
 		{"no status", []string{"-charge-status", "4x1", "-limit", "1/s", log}, 2, `"4x1" is no status`},
 		{"no client", []string{"-exclude", "192.0.2.9", log}, 2, "the log has no such client"},
+		{"nothing to judge in the log", []string{"-limit", "1/s", "-max-refused-clients", "1", writeDocument(t, "")}, 1, "the logs have no requests"},
 		{"allowed", []string{"-limit", "1/s burst 3", "-max-refused-clients", "1", "-max-refused-requests", "31.25%", log}, 0, ""},
 		{"more requests", []string{"-limit", "1/s burst 3", "-max-refused-requests", "4", log}, 3, "ratelimit-tune: 5 requests (31.2 %) refused, more than -max-refused-requests 4\n"},
 		{"more clients", []string{"-limit", "1/s burst 3", "-max-refused-clients", "24.9%", log}, 3, "1 client (25 %) refused, more than -max-refused-clients 24.9%\n"},

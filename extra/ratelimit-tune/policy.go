@@ -22,6 +22,7 @@ type policies struct {
 	older   string       // of against
 	router  *tune.Router // nil: routes are first segments of paths
 	listed  bool         // the router's routes are the application's, and not only those of documents
+	plans   []string     // that the documents name
 }
 
 func (s *settings) policies() (*policies, error) {
@@ -32,6 +33,9 @@ func (s *settings) policies() (*policies, error) {
 	}
 	if err := p.route(s.routes, configs); err != nil {
 		return nil, err
+	}
+	for _, c := range configs {
+		p.plans = append(p.plans, c.Plans()...)
 	}
 	charge := s.chargeStatus.chargeIf()
 	if len(s.limits) > 0 {

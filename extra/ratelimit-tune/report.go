@@ -100,6 +100,9 @@ func newReport(t *tune.Trace, s *settings, p *policies) (*report, error) {
 		r.trace, t = rest, rest
 	}
 	r.suspicions = t.Suspicions()
+	if len(p.plans) > 0 && len(t.Plans) == 1 {
+		r.suspicions = append(r.suspicions, tune.Suspicion{Kind: "plans", Text: fmt.Sprintf("No request has a plan, and there are limits for %q: name the field of the log that has it, as in -fields plan=…", p.plans[0])})
+	}
 	if len(t.Requests) == 0 {
 		return r, nil
 	}
