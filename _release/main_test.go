@@ -141,15 +141,15 @@ func TestRelease(t *testing.T) {
 			require.NoError(t, os.WriteFile(filepath.Join(dir, "main.go"), []byte(program+")\n\nfunc main() {}\n"), 0o644))
 			run(t, dir, env, "go", "build", "-o", os.DevNull, ".")
 
-			mine := map[string]string{root: version, m.Path: version}
+			found := map[string]bool{}
 			for line := range strings.Lines(run(t, dir, env, "go", "list", "-m", "-f", "{{.Path}} {{.Version}}{{with .Replace}} replaced{{end}}", "all")) {
 				name, got, _ := strings.Cut(strings.TrimSpace(line), " ")
 				if ours(name) {
-					require.Equal(t, mine[name], got, name)
-					delete(mine, name)
+					require.Equal(t, version, got, name)
+					found[name] = true
 				}
 			}
-			require.Empty(t, mine)
+			require.True(t, found[root] && found[m.Path], "%v", found)
 		})
 	}
 	// It refuses a command whose go.mod replaces anything.

@@ -66,6 +66,7 @@ package limitconfig
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -181,6 +182,25 @@ func (c *Config) Limits(gc *gin.Context) []ratelimit.Limit {
 // other.
 func (c *Config) Key(gc *gin.Context) string {
 	return RouteKey(c.rules.Load().bucket(routeOf(gc)), c.key(gc))
+}
+
+// Lookup returns what [Config.Limits] and [Config.Key] say of a request, for tools that have no request: the limits that
+// hold, and the route whose buckets it is counted in, which is for [RouteKey] and is "" where the document names none. The
+// pattern is that of the route, as in "/users/:id", or "" where the request matches none. The slice is shared: do not
+// change it.
+func (c *Config) Lookup(method, pattern, plan, key string) (limits []ratelimit.Limit, buckets string) {
+	rules, route := c.rules.Load(), route{method, pattern}
+	return rules.limits(rules.keys[key], rules.plans[plan], route), rules.bucket(route)
+}
+
+// Routes returns the routes that the document names, sorted: "/search" for every method, "POST /login".
+func (c *Config) Routes() []string {
+	return slices.Sorted(maps.Values(c.rules.Load().named))
+}
+
+// Plans returns the names of the plans in the document, sorted: "enterprise", "pro".
+func (c *Config) Plans() []string {
+	return slices.Sorted(maps.Keys(c.rules.Load().plans))
 }
 
 // RouteKey is the key of a client's buckets on a route that the document names, for Limiter.Reset:

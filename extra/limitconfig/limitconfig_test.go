@@ -141,6 +141,9 @@ func TestTheMostParticularLimitsHold(t *testing.T) {
 			if got := text(c.Limits(gc)); got != want {
 				t.Errorf("%v: %s, want %s", document, got, want)
 			}
+			if limits, _ := c.Lookup("GET", "/x", "p", "k"); text(limits) != want {
+				t.Errorf("%v: looked up %s, want %s", document, text(limits), want)
+			}
 		})
 	}
 }
@@ -163,8 +166,21 @@ func TestBucketIsTheMostParticularRouteThatIsNamedAnywhere(t *testing.T) {
 				if got := c.Key(gc); got != want {
 					t.Errorf("%s with plan %q: %s", method, plan, got)
 				}
+				if _, buckets := c.Lookup(method, "/x", plan, "k"); RouteKey(buckets, "k") != want {
+					t.Errorf("%s with plan %q: looked up %q", method, plan, buckets)
+				}
 			})
 		}
+	}
+}
+
+func TestRoutesAndPlansAreSorted(t *testing.T) {
+	c := mustLoad(t, `{default: 9/s, routes: {POST /x: 1/s, /y: 1/s}, plans: {p: {routes: {GET /x: 2/s, /y: 2/s}}, a: 1/s}}`, WithPlan(planOf))
+	if got := strings.Join(c.Plans(), ", "); got != "a, p" {
+		t.Error(got)
+	}
+	if got := strings.Join(c.Routes(), ", "); got != "/y, GET /x, POST /x" {
+		t.Error(got)
 	}
 }
 

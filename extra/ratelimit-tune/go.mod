@@ -3,8 +3,11 @@ module github.com/gin-ratelimit/ratelimit/extra/ratelimit-tune
 go 1.26.0
 
 require (
+	github.com/gin-gonic/gin v1.12.0
 	github.com/gin-ratelimit/ratelimit v0.0.0
+	github.com/gin-ratelimit/ratelimit/extra/limitconfig v0.0.0
 	github.com/stretchr/testify v1.12.1
+	github.com/valyala/fastjson v1.6.10
 )
 
 require (
@@ -15,7 +18,6 @@ require (
 	github.com/cloudwego/base64x v0.1.6 // indirect
 	github.com/gabriel-vasile/mimetype v1.4.12 // indirect
 	github.com/gin-contrib/sse v1.1.0 // indirect
-	github.com/gin-gonic/gin v1.12.0 // indirect
 	github.com/go-playground/locales v0.14.1 // indirect
 	github.com/go-playground/universal-translator v0.18.1 // indirect
 	github.com/go-playground/validator/v10 v10.30.1 // indirect
@@ -37,6 +39,7 @@ require (
 	go.mongodb.org/mongo-driver/v2 v2.5.0 // indirect
 	go.uber.org/atomic v1.12.0 // indirect
 	go.yaml.in/yaml/v3 v3.0.5 // indirect
+	go.yaml.in/yaml/v4 v4.0.0 // indirect
 	golang.org/x/arch v0.22.0 // indirect
 	golang.org/x/crypto v0.48.0 // indirect
 	golang.org/x/net v0.51.0 // indirect
@@ -45,4 +48,7 @@ require (
 	google.golang.org/protobuf v1.36.10 // indirect
 )
 
-replace github.com/gin-ratelimit/ratelimit => ../..
+replace (
+	github.com/gin-ratelimit/ratelimit => ../..
+	github.com/gin-ratelimit/ratelimit/extra/limitconfig => ../limitconfig
+)

@@ -11,7 +11,8 @@ import (
 // Curve is the smallest bursts that suffice at one rate.
 type Curve struct {
 	Rate   ratelimit.Rate
-	Bursts []int64 // of the clients, ascending
+	Needs  []int64 // of each client, as in Trace.Clients
+	Bursts []int64 // the same, ascending
 }
 
 // Quantile is the smallest burst that suffices for at least so many of a thousand clients; 0 without clients.
@@ -33,27 +34,30 @@ func Frontier(t *Trace, rates []ratelimit.Rate) ([]Curve, error) {
 		}
 		scales[i], _ = bucket.NewScale(1, int64(rate.Tokens), int64(rate.Per))
 	}
+	curves := make([]Curve, len(rates))
+	for i, rate := range rates {
+		curves[i] = Curve{Rate: rate, Needs: make([]int64, len(t.Clients))}
+	}
 	type level struct{ deficit, most int64 }
-	n := len(rates)
-	levels, last := make([]level, n*len(t.Clients)), make([]int64, len(t.Clients))
-	for _, r := range t.Requests {
-		elapsed := r.Tick - last[r.Client]
-		last[r.Client] = r.Tick
-		own := levels[int(r.Client)*n:][:n]
-		for i := range own {
-			s, l := &scales[i], &own[i]
-			l.deficit = bucket.Charged(s.Refill(l.deficit, elapsed), s.Token)
-			l.most = max(l.most, l.deficit)
+	levels := make([]level, len(rates))
+	for client, charges := range t.byClient() {
+		clear(levels)
+		last := int64(0)
+		for _, c := range charges {
+			elapsed := c.tick - last
+			last = c.tick
+			for i := range levels {
+				s, l := &scales[i], &levels[i]
+				l.deficit = bucket.Charged(s.Refill(l.deficit, elapsed), s.Units(c.cost))
+				l.most = max(l.most, l.deficit)
+			}
+		}
+		for i := range levels {
+			curves[i].Needs[client] = (levels[i].most + scales[i].Token - 1) / scales[i].Token
 		}
 	}
-	curves := make([]Curve, n)
-	for i, rate := range rates {
-		bursts := make([]int64, len(t.Clients))
-		for client := range bursts {
-			bursts[client] = (levels[client*n+i].most + scales[i].Token - 1) / scales[i].Token
-		}
-		slices.Sort(bursts)
-		curves[i] = Curve{rate, bursts}
+	for i := range curves {
+		curves[i].Bursts = slices.Sorted(slices.Values(curves[i].Needs))
 	}
 	return curves, nil
 }
