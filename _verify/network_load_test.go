@@ -55,6 +55,9 @@ func TestN04CallersThatComeTogether(t *testing.T) {
 		{rtt: 30 * time.Millisecond, callers: 64, pool: 128},
 		{rtt: 40 * time.Millisecond, callers: 64, pool: 0},
 	} {
+		if testing.Short() && load.rtt != 20*time.Millisecond {
+			continue
+		}
 		var cold, warm [2]share
 		for i := range 2 {
 			for _, ready := range []bool{false, true} {

