@@ -15,7 +15,7 @@ type figure struct {
 
 type figureLine struct{ Name, Path string }
 
-func figures(l Limiter) []figure { //nolint:gocritic // A template has no pointer to it.
+func figures(l Limiter) []figure {
 	return []figure{
 		newFigure("seconds", "Last 15 minutes by the second, at most %d a second", keptSeconds, &l.Seconds),
 		newFigure("minutes", "Last 24 hours by the minute, at most %d a minute", keptMinutes, &l.Minutes),
