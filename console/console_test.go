@@ -453,6 +453,7 @@ func TestFallbackStore(t *testing.T) {
 	assert.Contains(t, down.Sentence, "0 of 2 tokens left")
 	assert.Equal(t, "this process", down.Scope)
 	assert.Contains(t, down.Note, "The primary store does not answer. This is what the fallback holds")
+	assert.Contains(t, s.post("/ops/limits/look", url.Values{"limiter": {"login"}, "key": {"bob"}}).Body.String(), down.Note)
 	assert.Contains(t, s.get("/ops/limits/").Body.String(), "fallback, because the primary store is down (this process)")
 
 	w := forgive()

@@ -316,6 +316,28 @@ func axeCore(t *testing.T) string {
 	return string(source)
 }
 
+// The script draws the curves that the server has drawn.
+func TestCurvesOfScriptAndServer(t *testing.T) {
+	router, _ := newSite(console.Read)
+	b := open(t)
+	b.do(chromedp.Navigate(serve(t, router)+mounted+"/"), scripted())
+	login(router, "bob", 7)
+	same := false
+	// They agree where both have asked in the same second.
+	b.do(chromedp.Evaluate(`(async () => {
+		const curves = (doc) => [...doc.querySelectorAll("figure")].map((f) => f.innerHTML.replaceAll(/\s+/g, " ")).join();
+		for (let tries = 0; tries < 60; tries++) {
+			const page = await (await fetch("./")).text();
+			const fresh = curves(new DOMParser().parseFromString(page, "text/html"));
+			if (fresh.includes("at most 5 a minute") && fresh === curves(document)) return true;
+			await new Promise((resolve) => setTimeout(resolve, 250));
+		}
+		return false;
+	})()`, &same, func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }))
+	assert.True(t, same)
+	b.quiet()
+}
+
 // Keys that clients choose are text, also where script puts them into the page.
 func TestHostileKeysStayText(t *testing.T) {
 	router, _ := newSite(console.Read)
