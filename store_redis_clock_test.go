@@ -1,9 +1,12 @@
 package ratelimit_test
 
 import (
+	"math"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/require"
 
 	"github.com/gin-ratelimit/ratelimit"
 )
@@ -130,5 +133,19 @@ func TestRedisClockThatJitters(t *testing.T) {
 	}
 	if admitted != 10 {
 		t.Errorf("%d were admitted of 10, in no time", admitted)
+	}
+}
+
+// A debt is bounded to the unit: beyond 2^53 - 1, Redis' numbers are not all integers.
+func TestRedisDebtIsBounded(t *testing.T) {
+	server, _ := frozenRedis(t)
+	client := server.Client()
+	store := redisStore(t, client)
+	unit := []ratelimit.Limit{ratelimit.PerSecond(1_000_000).Burst(10)} // A token is one unit.
+	for _, n := range []int{math.MinInt, -1} {
+		_, err := store.Adjust(t.Context(), "debtor", ratelimit.Adjustment{N: n, Limits: unit})
+		require.NoError(t, err)
+		state := strings.Fields(client.Get(t.Context(), "ratelimit:debtor").Val())
+		require.Equal(t, "9007199254740991", state[len(state)-1], "after a debt of %d", n)
 	}
 }
