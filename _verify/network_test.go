@@ -15,6 +15,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -134,6 +135,8 @@ type share struct{ ok, tried int }
 
 func (s share) percent() float64 { return 100 * float64(s.ok) / float64(max(s.tried, 1)) }
 
+func (s share) failed() float64 { return float64(s.tried - s.ok) }
+
 func (s share) String() string { return fmt.Sprintf("%.2f %% of %d", s.percent(), s.tried) }
 
 // press has callers take without pauses for a time, each from ten keys of its own in turn.
@@ -205,6 +208,9 @@ func loadBare(t *testing.T, client redis.UniversalClient) {
 func TestN01DefaultStoreOverALink(t *testing.T) {
 	c := try(t, "N1")
 	all := settings(t)
+	if testing.Short() {
+		all = slices.DeleteFunc(all, func(s setting) bool { return !slices.Contains([]string{"plain", "TLS", "Cluster"}, s.name) })
+	}
 	for _, rtt := range []time.Duration{5 * time.Millisecond, 20 * time.Millisecond, 40 * time.Millisecond} {
 		for _, callers := range []int{1, 64} {
 			if testing.Short() {
@@ -255,7 +261,12 @@ func (s *share) add(other share) { s.ok, s.tried = s.ok+other.ok, s.tried+other.
 
 func overLink(t *testing.T, c *trial, s setting, rtt time.Duration, callers int, worst *worstOverLink) {
 	t.Helper()
-	const lasts, within = 3 * time.Second, 3 * time.Second
+	// The short run, under the race detector and beside other work, shows that takes get through and come back. The table
+	// is of the full one.
+	lasts, within, maxFailed, maxOpened := 3*time.Second, 3*time.Second, 0.01, 1.0
+	if testing.Short() {
+		lasts, within, maxFailed, maxOpened = time.Second, 10*time.Second, 0.2, 5
+	}
 	// If a round trip is most of the budget, a take is often late because of other processes on the machine. So the result is
 	// compared with a bare script. More connections are needed then, which take longer to set up.
 	tight := rtt > defaultBudget/2
@@ -273,16 +284,16 @@ func overLink(t *testing.T, c *trial, s setting, rtt time.Duration, callers int,
 		opened = client.opened()
 		steady = press(callers, lasts, takeOne(store))
 		perSecond = float64(client.opened()-opened) / lasts.Seconds()
-		isSteady = tight || steady.tried-steady.ok <= max(1, steady.tried/100) && perSecond < 1
+		isSteady = tight || steady.failed() <= max(1, maxFailed*float64(steady.tried)) && perSecond < maxOpened
 	}
 	var alone share
-	want := 99.0
+	want := 100 - 100*maxFailed
 	if tight {
 		want = steady.percent() / 2
 		loadBare(t, client.UniversalClient)
 		press(callers, time.Second, bare(client.UniversalClient))
 		alone = press(callers, lasts, bare(client.UniversalClient))
-	} else if failed := steady.tried - steady.ok; failed > max(1, steady.tried/100) {
+	} else if steady.failed() > max(1, maxFailed*float64(steady.tried)) {
 		t.Errorf("%v were decided", steady)
 	}
 	client.cut()
@@ -295,7 +306,7 @@ func overLink(t *testing.T, c *trial, s setting, rtt time.Duration, callers int,
 		}
 	}
 	t.Logf("cold %v; then %v in window %d, bare %v; %.1f connections a second after %d; back after %v", cold, steady, windows, alone, perSecond, opened, recovery)
-	if perSecond >= 1 && !tight { // If it is tight, connections may still be added, up to the pool's size.
+	if perSecond >= maxOpened && !tight { // If it is tight, connections may still be added, up to the pool's size.
 		t.Errorf("%.1f connections were opened a second, in the steady state", perSecond)
 	}
 	c.times(1)
