@@ -30,7 +30,7 @@ help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Tests of everything are not vetted again: lint does that, and more.
-TEST = test -race -shuffle=on -vet=off
+TEST = test -shuffle=on -vet=off
 
 # $(call test-module,directory,flags) tests a module.
 define test-module
@@ -39,12 +39,12 @@ define test-module
 endef
 
 test: tools ## the root, the console, the example and extra/*, under the race detector: minutes
-	go $(TEST) $(PACKAGES)
-	$(foreach module,$(QUICK),$(call test-module,$(module)))
+	go $(TEST) -race $(PACKAGES)
+	$(foreach module,$(QUICK),$(call test-module,$(module),-race))
 
 check: lint test test-slow test-386 ## test, lint, the modules that take longer, and 32 bits: what every change has to pass
 
-lint: ## gofmt, go mod tidy, go build, go vet and golangci-lint, in every module
+lint: ## gofmt, go mod tidy, go build and golangci-lint, which includes go vet, in every module
 	@set -e; files=$$(gofmt -s -l .); \
 	if [ -n "$$files" ]; then echo "not formatted, run gofmt -s -w on:" $$files >&2; exit 1; fi
 	@set -e; for module in . $(MODULES); do \
@@ -52,15 +52,14 @@ lint: ## gofmt, go mod tidy, go build, go vet and golangci-lint, in every module
 		echo "lint $$module"; \
 		go -C $$module mod tidy -diff; \
 		go -C $$module build -o /dev/null $$packages; \
-		go -C $$module vet $$packages; \
 		(cd $$module && $(GOLANGCI_LINT) run $$packages); \
 	done
 
+# What _bench measures is too slow under the race detector.
 test-slow: tools ## _bench, _release and the short _verify
-	$(foreach module,$(SLOW),$(call test-module,$(module),-short))
+	$(foreach module,$(SLOW),$(call test-module,$(module),-short $(if $(filter-out ./_bench,$(module)),-race)))
 
 test-386: tools ## the root module where int has 32 bits; only compiled where such programs do not run
-	GOOS=linux GOARCH=386 CGO_ENABLED=0 go vet ./...
 	@set -e; dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \
 	GOOS=linux GOARCH=386 CGO_ENABLED=0 go test -c -o "$$dir/probe" ./internal/bucket; \
 	if "$$dir/probe" -test.run '^$$' >/dev/null 2>&1; then \
@@ -71,10 +70,10 @@ test-386: tools ## the root module where int has 32 bits; only compiled where su
 	fi
 
 compat: tools ## limiters among gin-contrib's middlewares and otelgin, in every legal order
-	$(call test-module,./_compat)
+	$(call test-module,./_compat,-race)
 
 browser: chromium ## the console in headless Chromium
-	$(call test-module,./console/browser)
+	$(call test-module,./console/browser,-race)
 
 bench: tools ## this library against its peers, side by side
 	go -C _bench run .
