@@ -24,16 +24,16 @@ type Rate struct {
 
 const day = 24 * time.Hour
 
-// PerSecond is a refill of so many tokens a second: PerSecond(10) is "10/s", one token each 100 ms.
+// PerSecond is a rate in tokens a second: PerSecond(10) is "10/s", one token each 100 ms.
 func PerSecond(tokens int) Rate { return Rate{tokens, time.Second} }
 
-// PerMinute is a refill of so many tokens a minute: PerMinute(100) is "100/m", one token each 600 ms.
+// PerMinute is a rate in tokens a minute: PerMinute(100) is "100/m", one token each 600 ms.
 func PerMinute(tokens int) Rate { return Rate{tokens, time.Minute} }
 
-// PerHour is a refill of so many tokens an hour: PerHour(1000) is "1000/h", one token each 3.6 s.
+// PerHour is a rate in tokens an hour: PerHour(1000) is "1000/h", one token each 3.6 s.
 func PerHour(tokens int) Rate { return Rate{tokens, time.Hour} }
 
-// PerDay is a refill of so many tokens in 24 hours: PerDay(1000) is "1000/d", one token each 86.4 s.
+// PerDay is a rate in tokens per 24 hours: PerDay(1000) is "1000/d", one token each 86.4 s.
 func PerDay(tokens int) Rate { return Rate{tokens, day} }
 
 // Every is a refill of one token per interval: Every(86400*time.Millisecond) is "1/86.4s".
@@ -44,7 +44,7 @@ func (r Rate) String() string {
 	return strconv.Itoa(r.Tokens) + "/" + formatPer(r.Per)
 }
 
-// Burst returns the limit of this rate whose bucket holds so many tokens: PerMinute(100).Burst(200) is
+// Burst returns the limit of this rate whose bucket holds the given tokens: PerMinute(100).Burst(200) is
 // "100/m burst 200".
 func (r Rate) Burst(tokens int) Limit { return Limit{Capacity: tokens, Refill: r} }
 

@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	redisKeys  = 10_000 // so many that callers seldom take from the same key at a time
+	redisKeys  = 10_000 // enough that callers seldom take from the same key at a time
 	redisBatch = 1
 	redisLasts = 3  // times the time of other measurements: a take is a thousand times slower
 	denyLasts  = 10 // times: long enough to show how often Redis is asked again about a refusal

@@ -32,7 +32,7 @@ func newRouter(t *testing.T, chain []gin.HandlerFunc, handler gin.HandlerFunc) *
 	return router
 }
 
-// newLimiter returns a limiter of so many requests that none comes back during a test.
+// newLimiter returns a limiter that admits the given number of requests. None of them comes back during a test.
 func newLimiter(requests int, opts ...ratelimit.Option) *ratelimit.Limiter {
 	return ratelimit.Must(ratelimit.NewLimiter(append(opts, ratelimit.WithLimit(ratelimit.PerHour(1).Burst(requests)))...))
 }

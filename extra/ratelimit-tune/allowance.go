@@ -43,7 +43,7 @@ func (a *allowance) Set(text string) error {
 	return nil
 }
 
-// exceeded reports whether so many of all are more than may be.
+// exceeded reports whether a number of all is more than the allowance.
 func (a *allowance) exceeded(refused, all int) bool {
 	switch {
 	case !a.given:

@@ -54,7 +54,7 @@ func GCD(a, b int64) int64 {
 // Size is the deficit of an empty bucket.
 func (s *Scale) Size() int64 { return s.Capacity * s.Token }
 
-// Refill returns what is left of a deficit after so many ticks. Negative time mints nothing.
+// Refill returns what is left of a deficit after the given ticks. Negative time mints nothing.
 func (s *Scale) Refill(deficit, ticks int64) int64 {
 	switch {
 	case ticks <= 0:
@@ -74,7 +74,7 @@ func (s *Scale) UntilFull(deficit int64) int64 {
 	return (deficit + s.PerTick - 1) / s.PerTick
 }
 
-// RefillIn is what comes back in so many ticks.
+// RefillIn is what comes back in the given ticks.
 func (s *Scale) RefillIn(ticks int64) int64 { return ticks * s.PerTick }
 
 // UntilSolvent is the number of ticks, rounded up, until a bucket is out of debt: 0 if it is not in one.
@@ -101,7 +101,7 @@ func (s *Scale) Units(n int64) int64 {
 	return n * s.Token
 }
 
-// TakeOver returns what a deficit that was counted by another limit has become so many ticks later, and the scale to
+// TakeOver returns what a deficit that was counted by another limit has become the given ticks later, and the scale to
 // go on counting it by. It refills at s's rate from where it was last counted. But a bucket that is full by the old
 // limit is full: it may have been evicted, and eviction must not change a decision.
 //

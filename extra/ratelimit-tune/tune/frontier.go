@@ -15,7 +15,7 @@ type Curve struct {
 	Bursts []int64 // the same, ascending
 }
 
-// Quantile is the smallest burst that suffices for at least so many of a thousand clients; 0 without clients.
+// Quantile is the smallest burst that suffices for at least perMille of a thousand clients; 0 without clients.
 func (c *Curve) Quantile(perMille int) int64 {
 	if len(c.Bursts) == 0 {
 		return 0
