@@ -62,6 +62,9 @@ func TestMutants(t *testing.T) {
 			t.Errorf("%s: %s: the file has the lines %d times, want once", m.file, m.why, n)
 			continue
 		}
+		if testing.Short() {
+			continue // To try them takes minutes.
+		}
 		write(t, file, []byte(strings.Replace(string(whole), m.before, m.after, 1)))
 		out, err := "", error(nil)
 		if dir := filepath.Dir(m.file); dir == "internal/bucket" || dir == "internal/slots" || dir == "internal/lease" || m.file == "internal/script/merge.go" {
