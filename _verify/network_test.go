@@ -280,11 +280,12 @@ func overLink(t *testing.T, c *trial, s setting, rtt time.Duration, callers int,
 	var steady share
 	var perSecond float64
 	opened, windows := 0, 0
+	losesTakes := func() bool { return steady.failed() > max(1, maxFailed*float64(steady.tried)) }
 	for isSteady := false; !isSteady && windows < steadyWindows; windows++ {
 		opened = client.opened()
 		steady = press(callers, lasts, takeOne(store))
 		perSecond = float64(client.opened()-opened) / lasts.Seconds()
-		isSteady = tight || steady.failed() <= max(1, maxFailed*float64(steady.tried)) && perSecond < maxOpened
+		isSteady = tight || !losesTakes() && perSecond < maxOpened
 	}
 	var alone share
 	want := 100 - 100*maxFailed
@@ -293,7 +294,7 @@ func overLink(t *testing.T, c *trial, s setting, rtt time.Duration, callers int,
 		loadBare(t, client.UniversalClient)
 		press(callers, time.Second, bare(client.UniversalClient))
 		alone = press(callers, lasts, bare(client.UniversalClient))
-	} else if steady.failed() > max(1, maxFailed*float64(steady.tried)) {
+	} else if losesTakes() {
 		t.Errorf("%v were decided", steady)
 	}
 	client.cut()
